@@ -1,0 +1,1 @@
+"""The batched generator over any of our models."""

@@ -1,0 +1,1 @@
+"""Graders of responses; pure Python, no torch."""

@@ -1,0 +1,1 @@
+"""Policy gradients: rollouts, advantages, objectives."""
