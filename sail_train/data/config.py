@@ -1,0 +1,78 @@
+"""What the data stream is made of: sources, and how their samples become rows and batches.
+
+Pure dataclasses, no heavy import. Values are checked where they are owned: in `__post_init__`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """One dataset of a mixture."""
+
+    shards: str | list[str] = ""
+    """Local .tar files: a path, a glob or a brace pattern such as "a/{000..099}.tar", or a list of those."""
+    weight: float = 1.0
+    """Share of the samples drawn from this source, relative to the other weights; 0 leaves the source out."""
+    format: str = "messages"
+    """How a sample's files become a conversation: a name in `sail_train.data.FORMATS`."""
+    max_bad: float = 0.05
+    """Bad samples that are put up with: below 1 a share of those read (after 100 reads), from 1 on a count."""
+    think_flag: float = 0.0
+    """Share of the samples whose question carries the /think or /no_think flag that fits their mode."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight} must be 0 (left out) or more")
+        if self.max_bad < 0 or (self.max_bad > 1 and self.max_bad != int(self.max_bad)):
+            raise ValueError(f"max_bad={self.max_bad} must be a share below 1 or a whole count from 1 on")
+        if not 0 <= self.think_flag <= 1:
+            raise ValueError(f"think_flag={self.think_flag} must be a share from 0 to 1")
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.shards] if isinstance(self.shards, str) else list(self.shards)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """A mixture and the shape of its rows and batches.
+
+    The order of the samples depends on the sources, `seq_length`, `max_patches`, the two buffers and
+    `num_streams`, and on the run's seed; never on ranks, threads or `micro_batch`.
+    """
+
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """By name; names go to the metrics and to quarantine.jsonl."""
+    seq_length: int = 4096
+    """Token capacity of a packed row; a longer sample is refused ("too_long")."""
+    max_patches: int = 16384
+    """Vision patch capacity of a packed row; a sample with more is refused ("too_many_patches")."""
+    num_streams: int = 8
+    """Logical streams: row k of the run comes from stream k mod num_streams. A multiple of the ranks; fixes the order."""
+    batch_rows: int = 8
+    """Rows of one update over all ranks; a multiple of ranks x micro_batch. Accumulation follows from it."""
+    micro_batch: int = 1
+    """Rows that one rank computes at a time: memory against speed, the same result."""
+    shuffle_buffer: int = 256
+    """Undecoded samples of one stream among which the next is drawn; 1 keeps the order of the shards."""
+    pack_buffer: int = 32
+    """Measured samples of one stream from which a row is filled; more fills rows better and mixes lengths less."""
+    max_bad_in_a_row: int = 100
+    """Bad samples in a row in one stream that stop the run, whatever the sources' budgets."""
+    prefetch: int = 1
+    """Steps built in the background while one trains; 0 builds each when it is asked for."""
+    decode_threads: int = 1
+    """Threads that decode the images of a step; more helps large images on free cores."""
+
+    def __post_init__(self) -> None:
+        for name in ("seq_length", "max_patches", "num_streams", "batch_rows", "micro_batch", "shuffle_buffer",
+                     "pack_buffer", "max_bad_in_a_row", "decode_threads"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.prefetch < 0:
+            raise ValueError(f"prefetch={self.prefetch} must be 0 (none) or more")
+        if self.batch_rows % self.micro_batch:
+            raise ValueError(f"batch_rows={self.batch_rows} is not a multiple of micro_batch={self.micro_batch}")

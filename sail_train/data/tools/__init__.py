@@ -1,0 +1,1 @@
+"""Commands on shards: import foreign data, check shards, look at what the model will see."""
