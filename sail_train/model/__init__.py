@@ -1,0 +1,1 @@
+"""The vision-language model: vision encoder, adapter, language model, and their packed training form."""
