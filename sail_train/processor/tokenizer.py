@@ -1,0 +1,80 @@
+"""Tokenizers: training a small one, and making any fast one fit for images and thoughts.
+
+Both are byte-level BPE with Qwen's splitting rule: each digit is a token of its own and never joins the space
+before it, so that " 3" is the same two tokens wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
+THINK_START, THINK_END = "<think>", "</think>"
+
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_TOKEN)
+"""Never read from a sample's text: the template alone writes them."""
+THINK_TOKENS = (THINK_START, THINK_END)
+"""One token each, but part of the text: a decoded answer keeps them."""
+
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's and Qwen3's pre-tokenisation."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocab_size` tokens at most; the same texts give the same bytes.
+
+    ValueError if `vocab_size` has no room for the 256 bytes and the added tokens.
+    """
+    added = [_special(token) for token in SPECIAL_TOKENS] + [_thought(token) for token in THINK_TOKENS]
+    if vocab_size < 256 + len(added):
+        raise ValueError(f"vocab_size={vocab_size} must be at least {256 + len(added)}: all bytes and the added tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(added),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(added)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Add the image and thought tokens that `tokenizer` lacks; ValueError if it cannot hold a conversation."""
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; give a folder with a tokenizer.json")
+    vocabulary = tokenizer.get_vocab()
+    if missing := [token for token in (END_OF_TEXT, TURN_START, TURN_END) if token not in vocabulary]:
+        raise ValueError(f"the tokenizer has no {', '.join(missing)}; Qwen2's and Qwen3's have, and train_tokenizer's")
+    tokenizer.add_tokens([_special(token) for token in SPECIAL_TOKENS if token not in vocabulary], special_tokens=True)
+    tokenizer.add_tokens([_thought(token) for token in THINK_TOKENS if token not in vocabulary])
+    tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side = TURN_END, END_OF_TEXT, "left"
+    return tokenizer
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)
+
+
+def _thought(token: str) -> AddedToken:
+    return AddedToken(token, special=False, normalized=False)
