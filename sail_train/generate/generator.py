@@ -124,7 +124,9 @@ class Decoding:
         self.rows = max(generator.max_batch, sampling.n)  # a group enters as a whole
         # Whole groups enter when a quarter of the batch is free: single prompts would make small, slow prefills.
         self.refill = max(sampling.n, self.rows // 4)
-        self.columns = max(len(prompt.input_ids) for prompt in prompts) + sampling.max_new_tokens + SLACK_COLUMNS
+        refilled = len(prompts) * sampling.n > self.rows
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        self.columns = longest + sampling.max_new_tokens + (SLACK_COLUMNS if refilled else 0)
         # Longest first: a later prompt always fits to the left of the current column.
         self.waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i].input_ids)))
         self.stop = torch.tensor(generator.stop_token_ids, device=self.device)
