@@ -1,0 +1,69 @@
+"""One answer against its ground truth: the record that goes to samples.jsonl and from which every figure is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sail_train.eval.config import Mode
+from sail_train.rewards import verify
+from sail_train.rewards.format import format_ok, split_thought
+from sail_train.rewards.verifiers import partial
+from sail_train.types import Completion, Conversation, Part
+
+IMAGE_MARK = "<image>"
+"""Stands for an image where a prompt is written down as plain text."""
+
+FORCED_OPENING = {"on": "<think>\n", "off": "<think>\n\n</think>\n\n"}
+"""What a forced prompt has already written of the answer; it belongs to the text that is graded."""
+
+
+def prompt_text(conversation: Conversation) -> str:
+    """The prompt for a reader: messages with their roles where there are several, images as a mark."""
+    messages = [(message.role, "".join(_part_text(part) for part in message.content)) for message in conversation.prompt]
+    if len(messages) == 1:
+        return messages[0][1]
+    return "\n\n".join(f"{role}: {text}" for role, text in messages)
+
+
+def _part_text(part: Part) -> str:
+    return part.text if part.type == "text" else IMAGE_MARK
+
+
+def answer_text(response: str, mode: Mode) -> str:
+    """The whole answer: what a forced prompt wrote of it, then what the model wrote."""
+    return FORCED_OPENING[mode.think] + response if mode.force else response
+
+
+def grade(conversation: Conversation, text: str, completion: Completion, mode: Mode) -> dict[str, Any]:
+    """The figures of one answer; `score` is None where the verifier failed, others where they do not apply."""
+    assert conversation.verifier is not None and conversation.answer is not None
+    score = verify(conversation.verifier, conversation.answer, text)
+    thought, _ = split_thought(text)
+    return {
+        "gold": conversation.answer,
+        "verifier": conversation.verifier,
+        "score": None if score.failed else score.value,
+        "status": score.status,
+        "detail": score.detail,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+        "truncated": float(completion.finish_reason == "length"),
+        "thinks": float(bool(thought)),
+        "followed": followed(text, thought, mode),
+        "format": format_ok(text, completion.finish_reason, expected_form(conversation, mode)).value,
+        "digits": partial(conversation.verifier, conversation.answer, text),
+    }
+
+
+def followed(text: str, thought: str | None, mode: Mode) -> float | None:
+    """1 if the answer did what the flag asked: on, a closed thought; off, none or an empty one. None for auto."""
+    if mode.think == "auto":
+        return None
+    if mode.think == "on":
+        return float(bool(thought) and "</think>" in text)
+    return float(not thought and text.count("<think>") == text.count("</think>"))
+
+
+def expected_form(conversation: Conversation, mode: Mode) -> str | None:
+    """Which grammar the answer should keep: the flag's, else that of the sample itself."""
+    return {"on": "think", "off": "direct"}.get(mode.think, conversation.mode)
