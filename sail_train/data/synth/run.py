@@ -1,0 +1,91 @@
+"""`sail-train data synth`: write the shards of every source, and the tiny tokenizer trained on their text.
+
+Everything is written aside and renamed when complete, so an interrupted run leaves no half data set, and
+`synth.json` says with which options it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sail_train.data.synth.sources import HELD_OUT, TRAIN, Source, draw, members
+from sail_train.data.writer import write_shards
+
+log = logging.getLogger(__name__)
+
+SAMPLES_PER_SHARD = 500
+VOCAB_SIZE = 512
+_TOKENIZER_SAMPLES = 400
+"""Samples of each source whose text the tokenizer is trained on."""
+
+
+def synthesize(out: Path, *, seed: int = 0, slip: float = 0.5, scale: float = 1.0) -> None:
+    """Writes out/train/<source>/*.tar, out/eval/<source>/*.tar and out/tokenizer/.
+
+    `slip` is the share of the `thoughts` source's thoughts in which the teacher makes one wrong step and carries
+    it to the answer; `scale` multiplies the number of training samples.
+    """
+    if not 0 <= slip <= 1:
+        raise ValueError(f"slip={slip} must be a share from 0 to 1")
+    if scale <= 0:
+        raise ValueError(f"scale={scale} must be above 0")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; remove it, or name another directory with --out")
+    aside = out.with_name(out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    train = {name: replace(source, num_samples=_scaled(source, scale)) for name, source in TRAIN.items()}
+    for folder, sources, held_out in (("train", train, False), ("eval", HELD_OUT, True)):
+        for name, source in sources.items():
+            samples = members(name, source, seed=seed, slip=slip, held_out=held_out)
+            write_shards(samples, aside / folder / name, name, SAMPLES_PER_SHARD)
+            log.info("%s/%s: %d samples", folder, name, source.num_samples)
+    _write_tokenizer(aside / "tokenizer", train, seed=seed, slip=slip)
+    options = {"seed": seed, "slip": slip, "scale": scale}
+    (aside / "synth.json").write_text(json.dumps(options, indent=1) + "\n")
+    if out.exists():
+        out.rmdir()
+    aside.rename(out)
+
+
+def _scaled(source: Source, scale: float) -> int:
+    return max(SAMPLES_PER_SHARD // 10, round(source.num_samples * scale))
+
+
+def _write_tokenizer(directory: Path, sources: dict[str, Source], *, seed: int, slip: float) -> None:
+    from sail_train.processor.tokenizer import train_tokenizer
+
+    train_tokenizer(_texts(sources, seed=seed, slip=slip), VOCAB_SIZE).save_pretrained(directory)
+
+
+def _texts(sources: dict[str, Source], *, seed: int, slip: float) -> Iterator[str]:
+    # A fixed number per source, whatever the scale: a small data set gets the same tokenizer as a large one.
+    for name, source in sources.items():
+        for index in range(_TOKENIZER_SAMPLES):
+            sample = draw(name, source, index, seed=seed, slip=slip, held_out=False)
+            yield f"{sample.question} /think /no_think"
+            yield sample.response
+
+
+def run(argv: list[str]) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="sail-train data synth",
+        description="Write synthetic shards: grids of real scanned digits, charts, shapes and text.",
+        epilog="example: sail-train data synth --out data/tiny --seed 0",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to make")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--slip", type=float, default=0.5, help="share of the teacher's thoughts with a wrong step")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of training samples")
+    args = parser.parse_args(argv)
+    try:
+        synthesize(args.out, seed=args.seed, slip=args.slip, scale=args.scale)
+    except ValueError as error:
+        parser.error(str(error))
+    return 0
