@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sail_train.config import choice
+
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 LOSSES = ("token", "sample")
@@ -11,8 +13,7 @@ WANDB_MODES = ("off", "offline", "online")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
+    choice(name, value, dict.fromkeys(choices))
 
 
 def _share(name: str, value: float) -> None:
@@ -101,7 +102,7 @@ class ScheduleConfig:
     warmup_ratio: float = 0.0
     """Warmup as a share of max_steps, rounded up."""
     min_ratio: float = 0.0
-    """Factor at the last step (cosine, linear, wsd)."""
+    """Factor that cosine, linear and wsd reach at max_steps."""
     decay_ratio: float = 0.1
     """Share of max_steps that decays at the end (wsd)."""
 
