@@ -51,7 +51,8 @@ class DataConfig:
     max_patches: int = 16384
     """Vision patch capacity of a packed row; a sample with more is refused ("too_many_patches")."""
     num_streams: int = 8
-    """Logical streams: row k of the run comes from stream k mod num_streams. A multiple of the ranks; fixes the order."""
+    """Logical streams: row k of the run comes from stream k mod num_streams. A multiple of the ranks; part of the
+    order."""
     batch_rows: int = 8
     """Rows of one update over all ranks; a multiple of ranks x micro_batch. Accumulation follows from it."""
     micro_batch: int = 1

@@ -1,0 +1,71 @@
+"""Measuring: a candidate's files -> its conversation -> token ids and patch counts, from image headers alone.
+
+What could not be trained on is refused here, before it takes room in a row.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from sail_train.config import choice
+from sail_train.data import FORMATS
+from sail_train.data.config import DataConfig, SourceConfig
+from sail_train.data.draw import uniform
+from sail_train.data.shards import Candidate
+from sail_train.processor.images import image_size
+from sail_train.types import BadSample, Conversation, Encoded, RawSample
+
+if TYPE_CHECKING:
+    from sail_train.processor.processor import SailVLProcessor
+
+Parse = Callable[[RawSample], Conversation]
+
+
+def parsers(sources: Mapping[str, SourceConfig]) -> dict[str, Parse]:
+    """The function that reads each source's format."""
+    return {
+        name: importlib.import_module(choice(f"data.sources.{name}.format", source.format, FORMATS)).parse
+        for name, source in sources.items()
+    }
+
+
+def sizes(conversation: Conversation) -> list[tuple[int, int]]:
+    """(height, width) of each image from its header; BadSample if it is none that may be decoded."""
+    return [image_size(image) for image in conversation.images]
+
+
+class Measure:
+    """Candidate -> Encoded."""
+
+    def __init__(self, config: DataConfig, processor: SailVLProcessor, *, seed: int) -> None:
+        self._config = config
+        self._processor = processor
+        self._seed = seed
+        self._parsers = parsers(config.sources)
+
+    def __call__(self, candidate: Candidate) -> Encoded:
+        """Raises BadSample: what the format, the image headers or the template refuse, "too_long",
+        "too_many_patches"."""
+        raw = candidate.raw
+        conversation = self._parsers[raw.source](raw)
+        encoded = self._processor.encode(conversation, sizes(conversation), flag=self._flag(candidate))
+        check_capacity(encoded.num_tokens, encoded.num_patches, self._config)
+        return encoded
+
+    def _flag(self, candidate: Candidate) -> bool:
+        """Drawn by the sample's place and epoch, so that measuring it again gives the same."""
+        name = candidate.raw.source
+        rate = self._config.sources[name].think_flag
+        if rate in (0.0, 1.0):
+            return bool(rate)
+        return uniform(self._seed, "flag", name, candidate.shard, candidate.raw.offset, candidate.epoch) < rate
+
+
+def check_capacity(num_tokens: int, num_patches: int, config: DataConfig) -> None:
+    """BadSample for a sample that no row holds."""
+    if num_tokens > config.seq_length:
+        raise BadSample("too_long", f"{num_tokens} tokens, seq_length={config.seq_length}")
+    if num_patches > config.max_patches:
+        raise BadSample("too_many_patches", f"{num_patches} patches, max_patches={config.max_patches}")

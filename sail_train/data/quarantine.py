@@ -1,0 +1,97 @@
+"""Bad samples: each is counted by source, written down, and too many of them stop the run.
+
+A `Ledger` is one logical stream's: its counts are part of the stream's position, and its records ride on the next
+row. The `Budget` is shared by the streams of one rank and looks at their sum.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from sail_train.data.config import SourceConfig
+from sail_train.types import BadSample
+
+SHOWN = 5
+"""Last reasons in the message of a run that stops."""
+SHARE_AFTER = 100
+"""Samples read from a source before a share of bad ones says anything."""
+
+
+class TooManyBadSamples(RuntimeError):
+    """A source is over its budget, or nothing but bad samples came."""
+
+
+class Budget:
+    """What is put up with, over all streams of this rank."""
+
+    def __init__(self, sources: Mapping[str, SourceConfig], *, max_in_a_row: int) -> None:
+        self.max_bad = {name: source.max_bad for name, source in sources.items()}
+        self.max_in_a_row = max_in_a_row
+        self.ledgers: list[Ledger] = []
+        self.last: deque[str] = deque(maxlen=SHOWN)
+
+    def ledger(self) -> Ledger:
+        """A new stream's ledger."""
+        self.ledgers.append(Ledger(self))
+        return self.ledgers[-1]
+
+    def check(self, source: str, in_a_row: int) -> None:
+        """Raises TooManyBadSamples when `source` is over its budget or too many came in a row."""
+        if in_a_row > self.max_in_a_row:
+            self._stop(f"{in_a_row} bad samples in a row (max_bad_in_a_row={self.max_in_a_row})")
+        read, bad = (sum(ledger.counts[source][i] for ledger in self.ledgers) for i in (0, 1))
+        limit = self.max_bad[source]
+        over = bad > limit if limit >= 1 or limit == 0 else read >= SHARE_AFTER and bad > limit * read
+        if over:
+            self._stop(f"source {source!r}: {bad} of {read} samples are bad, more than max_bad={limit:g} allows")
+
+    def _stop(self, what: str) -> None:
+        raise TooManyBadSamples(f"{what}; the last ones: " + " | ".join(self.last))
+
+
+class Ledger:
+    """Counts and records of one stream."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._records: list[dict[str, Any]] = []
+        self.in_a_row = 0
+        self.counts: dict[str, list[int]] = {name: [0, 0] for name in budget.max_bad}
+        """Samples [read, bad] by source."""
+
+    def good(self, source: str) -> None:
+        """A sample went on to the next step of the stream for good."""
+        self.counts[source][0] += 1
+        self.in_a_row = 0
+
+    def bad(self, source: str, shard: str, key: str, error: BadSample) -> None:
+        """Writes a refused sample down; raises TooManyBadSamples when that is one too many."""
+        self.counts[source][0] += 1
+        self.in_a_row += 1
+        self._record(source, shard, key, error)
+
+    def spoilt(self, source: str, shard: str, key: str, error: BadSample) -> None:
+        """Writes a sample down that was counted as good before its pixels failed."""
+        self._record(source, shard, key, error)
+
+    def take(self) -> tuple[dict[str, Any], ...]:
+        """The records since the last call."""
+        records, self._records = tuple(self._records), []
+        return records
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": {name: list(pair) for name, pair in self.counts.items()}, "in_a_row": self.in_a_row}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._records = []
+        self.counts = {name: list(state["counts"].get(name, (0, 0))) for name in self.counts}
+        self.in_a_row = state["in_a_row"]
+
+    def _record(self, source: str, shard: str, key: str, error: BadSample) -> None:
+        self.counts[source][1] += 1
+        record = {"source": source, "shard": shard, "key": key, "reason": error.reason, "detail": error.detail}
+        self._records.append(record)
+        self._budget.last.append(f"{shard} {key!r}: {error}")
+        self._budget.check(source, self.in_a_row)

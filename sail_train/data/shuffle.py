@@ -1,0 +1,48 @@
+"""Shuffling: the next sample is drawn from a bounded buffer of undecoded ones, and the newest takes its place.
+
+State: the draw counter and where the buffer's samples are in their shards, in the buffer's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sail_train.data.draw import uniform
+from sail_train.data.mix import Mix
+from sail_train.data.shards import Candidate
+
+
+class Shuffle(Iterator[Candidate]):
+    """Endless; `size` 1 keeps the order."""
+
+    def __init__(self, mix: Mix, size: int, *, seed: int, stream: int) -> None:
+        self._mix = mix
+        self._size = size
+        self._key = (seed, "shuffle", stream)
+        self._drawn = 0
+        self._waiting: list[Candidate] = []
+
+    def __next__(self) -> Candidate:
+        while len(self._waiting) < self._size:
+            self._waiting.append(next(self._mix))
+        place = int(uniform(*self._key, self._drawn) * self._size)
+        self._drawn += 1
+        chosen = self._waiting[place]
+        # the hole is filled at the next call, so that nothing is read ahead of need
+        self._waiting[place] = self._waiting[-1]
+        self._waiting.pop()
+        return chosen
+
+    def reread(self, place: list[Any]) -> Candidate:
+        """The sample that `Candidate.place` describes."""
+        return self._mix.reread(place)
+
+    def state(self) -> dict[str, Any]:
+        waiting = [candidate.place for candidate in self._waiting]
+        return {"shuffled": self._drawn, "shuffle": waiting, **self._mix.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._mix.load_state(state)
+        self._drawn = state["shuffled"]
+        self._waiting = [self._mix.reread(place) for place in state["shuffle"]]

@@ -1,0 +1,280 @@
+"""Reading tar shards: headers, the index of a shard's samples, and the files of one sample by its byte offset.
+
+A shard is opened once and its headers are walked through (`index`), which finds the samples, duplicates, refused
+members and a cut-off end before any of it is used; then each sample is one read at its offset. That makes a saved
+position a byte offset, and a resumed stream reads as much as one that was never stopped.
+Nothing is ever extracted to disk or unpickled: only regular members with allow-listed extensions are read, into
+memory. Python's tarfile is not used: it ends quietly on a truncated archive and its objects cost 30 us a member.
+Compressed shards are left out: they cannot be sought in, and images do not shrink.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sail_train.types import BadSample
+
+BLOCK = 512
+MAX_MEMBER_BYTES = 64 << 20
+"""A larger file in a sample is refused: it would be held in memory many times over."""
+MAX_NAME_BYTES = 1 << 16
+"""Limit of an extended header, which holds a long name."""
+
+TEXTS = frozenset({"json", "txt"})
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
+VIDEOS = frozenset({"mp4"})
+
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_REGULAR = frozenset({b"0", b"\0", b"7"})
+_DIRECTORY = b"5"
+_WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
+"""Links, devices and directories: whatever size their header gives, no data follows."""
+_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
+
+Read = Callable[[int, int], bytes]
+"""read(offset, length): that many bytes, fewer only where the shard ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One file of an archive, undecoded."""
+
+    name: str
+    start: int
+    """Offset of its first header, extended headers included."""
+    data: int
+    """Offset of its bytes."""
+    size: int
+    kind: bytes
+    """The header's type flag."""
+
+    @property
+    def end(self) -> int:
+        """Offset after its padded data."""
+        return self.data + -(-self.size // BLOCK) * BLOCK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Where the samples of a shard are."""
+
+    starts: list[int]
+    """Offset of each sample's first header, in order, bad samples included."""
+    end: int
+    """Offset after the last sample."""
+    bad: dict[int, tuple[str, BadSample]]
+    """By place in `starts`: key, and why the sample cannot be used."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def span(self, place: int) -> tuple[int, int]:
+        """(start, end) of the sample's headers and data in the shard."""
+        following = place + 1
+        return self.starts[place], self.starts[following] if following < len(self.starts) else self.end
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, lower-case extension) by webdataset's rule: the extension begins at the first dot of the file's name."""
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2].lower()) if match else (name, "")
+
+
+def check_member(member: Member, extension: str) -> BadSample | None:
+    """Why a member must not be read; None if it may be."""
+    name = member.name
+    if member.kind not in _REGULAR:
+        return BadSample("not_a_file", f"{name!r} is a link or a special file (tar type {member.kind!r})")
+    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name or re.match(r"[A-Za-z]:", name):
+        return BadSample("unsafe_name", f"{name!r} points outside its archive")
+    if member.size > MAX_MEMBER_BYTES:
+        return BadSample("too_large", f"{name!r} has {member.size} bytes, the limit is {MAX_MEMBER_BYTES}")
+    kind = extension.rpartition(".")[2]
+    if kind in VIDEOS:
+        return BadSample("video_unsupported", f"{name!r}: video samples cannot be read yet")
+    if kind not in TEXTS | IMAGES or not extension:
+        return BadSample("refused_file", f"{name!r}: only {', '.join(sorted(TEXTS | IMAGES))} files are ever read")
+    return None
+
+
+def members(read: Read, offset: int, end: int) -> Iterator[Member]:
+    """The members from `offset` on, up to `end` or the archive's end mark.
+
+    Raises:
+        BadSample: "truncated_shard" or "corrupt_shard"; what follows cannot be found.
+    """
+    while offset < end:
+        member = _next_member(read, offset)
+        if member is None:
+            return
+        yield member
+        offset = member.end
+
+
+def index(read: Read, size: int) -> Index:
+    """Walks through all headers of a shard of `size` bytes, reading no file's content."""
+    building = _IndexBuilder()
+    offset = 0
+    try:
+        for member in members(read, 0, size):
+            if member.end > size:
+                building.add(member)
+                detail = f"cut off inside {member.name!r} at byte {size}; {building.count} samples before it"
+                building.refuse(BadSample("truncated_shard", detail))
+                return building.index(size)
+            building.add(member)
+            offset = member.end
+        problem = _check_end(read, offset, size)
+    except BadSample as error:
+        problem = error
+    if problem is None:
+        return building.index(offset)
+    # an entry of its own, so that it is met, counted and named where it stands
+    building.open("", offset)
+    building.refuse(problem)
+    return building.index(max(size, offset + 1))
+
+
+def read_sample(block: bytes) -> tuple[str, dict[str, bytes]]:
+    """A good sample's key, and its files by extension, out of the bytes of its span."""
+    key, files = "", {}
+    for member in members(lambda offset, length: block[offset : offset + length], 0, len(block)):
+        if member.kind != _DIRECTORY:
+            key, extension = split_name(member.name)
+            files[extension] = block[member.data : member.data + member.size]
+    return key, files
+
+
+class _IndexBuilder:
+    """Groups consecutive members by key."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.bad: dict[int, tuple[str, BadSample]] = {}
+        self._key: str | None = None
+        self._keys: set[str] = set()
+        self._extensions: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """Samples before the one that is open."""
+        return len(self.starts) - 1
+
+    def open(self, key: str, start: int) -> None:
+        self.starts.append(start)
+        self._key, self._extensions = key, set()
+        if key and key in self._keys:
+            self.refuse(BadSample("duplicate_key", f"{key!r} was in this shard before"))
+        self._keys.add(key)
+
+    def add(self, member: Member) -> None:
+        if member.kind == _DIRECTORY:
+            return
+        key, extension = split_name(member.name)
+        if key != self._key:
+            self.open(key, member.start)
+        problem = check_member(member, extension)
+        if problem is None and extension in self._extensions:
+            problem = BadSample("duplicate_file", f"{member.name!r} is in its sample twice")
+        if problem is not None:
+            self.refuse(problem)
+        self._extensions.add(extension)
+
+    def refuse(self, problem: BadSample) -> None:
+        """Marks the open sample; what was wrong first stays."""
+        self.bad.setdefault(len(self.starts) - 1, (self._key or "", problem))
+
+    def index(self, end: int) -> Index:
+        return Index(starts=self.starts, end=end, bad=self.bad)
+
+
+def _next_member(read: Read, offset: int) -> Member | None:
+    """The member whose (extended) header is at `offset`; None at the end mark."""
+    start, name, size, sparse = offset, None, None, False
+    while True:
+        header = _read_exactly(read, offset, BLOCK)
+        if header == bytes(BLOCK):
+            return None
+        _check_sum(header, offset)
+        kind, length = header[156:157], _number(header[124:136], offset)
+        offset += BLOCK
+        if kind not in (_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK):
+            break
+        if length > MAX_NAME_BYTES:
+            raise BadSample("corrupt_shard", f"extended header of {length} bytes at byte {offset}")
+        content = _read_exactly(read, offset, length)
+        offset += -(-length // BLOCK) * BLOCK
+        if kind == _LONG_NAME:
+            name = _text(content)
+        elif kind == _PAX:
+            records = _pax_records(content, offset)
+            name = records.get("path", name)
+            size = int(records["size"]) if records.get("size", "").isdecimal() else size
+            sparse = sparse or any(key.startswith("GNU.sparse") for key in records)
+    size = 0 if kind in _WITHOUT_DATA else length if size is None else size
+    name = _header_name(header) if name is None else name
+    return Member(name=name, start=start, data=offset, size=size, kind=b"S" if sparse else kind)
+
+
+def _read_exactly(read: Read, offset: int, length: int) -> bytes:
+    content = read(offset, length)
+    if len(content) < length:
+        raise BadSample("truncated_shard", f"ends inside a header at byte {offset + len(content)}")
+    return content
+
+
+def _check_sum(header: bytes, offset: int) -> None:
+    """A wrong sum means that this is no header: the archive is damaged, or is none."""
+    found = sum(header) - sum(header[148:156]) + 8 * 32
+    if found != _number(header[148:156], offset):
+        raise BadSample("corrupt_shard", f"no tar header at byte {offset}")
+
+
+def _number(field: bytes, offset: int) -> int:
+    """A size in octal, or in base 256 where it did not fit."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError:
+        raise BadSample("corrupt_shard", f"no tar header at byte {offset}") from None
+
+
+def _text(content: bytes) -> str:
+    return content.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+
+def _header_name(header: bytes) -> str:
+    name = _text(header[:100])
+    # only POSIX archives keep a prefix there; GNU ones keep times
+    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _pax_records(content: bytes, offset: int) -> dict[str, str]:
+    """Lines "length key=value\\n", where the length counts the whole line."""
+    records, place = {}, 0
+    while place < len(content) and content[place] != 0:
+        match = re.match(rb"(\d{1,7}) ([^=]+)=", content[place:])
+        if match is None or int(match[1]) <= match.end():
+            raise BadSample("corrupt_shard", f"unreadable extended header before byte {offset}")
+        end = place + int(match[1])
+        records[match[2].decode("utf-8", "backslashreplace")] = _text(content[place + match.end() : end - 1])
+        place = end
+    return records
+
+
+def _check_end(read: Read, offset: int, size: int) -> BadSample | None:
+    """The end mark must be there, and after it nothing: else samples are missing, or hidden from every reader."""
+    if offset >= size:
+        return BadSample("truncated_shard", f"no end-of-archive mark at byte {size}: samples may be missing")
+    while offset < size:
+        chunk = read(offset, 1 << 20)
+        if chunk.strip(b"\0"):
+            return BadSample("trailing_data", f"data after the end-of-archive mark at byte {offset}")
+        if not chunk:
+            break
+        offset += len(chunk)
+    return None
