@@ -30,6 +30,8 @@ class VisionConfig:
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     """Of each channel, on a scale of 0 to 1; subtracted in the model, since patches travel as bytes."""
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    initializer_range: float = 0.02
+    """Standard deviation of random weights; small models learn sooner with more, about 1 / sqrt(hidden_size)."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_attention_heads):
@@ -77,6 +79,8 @@ class LanguageConfig:
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 32_768
     """Longest sequence that the model is meant for; nothing is allocated for it."""
+    initializer_range: float = 0.02
+    """Standard deviation of random weights, the adapter's included."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

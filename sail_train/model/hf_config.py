@@ -1,0 +1,88 @@
+"""config.json of a sail_vl model folder, as transformers configs.
+
+A folder may come from a stranger: keys that make transformers fetch or run code (`auto_map`, hub kernels through
+`attn_implementation`) are refused, as is a language model that is not on the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+LANGUAGE_MODELS = ("qwen3",)
+"""model_type of the language models that packed training is tested with."""
+
+_INERT_PRIVATE_KEYS = ("_name_or_path", "_commit_hash")
+_CODE_KEYS = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "custom_pipelines")
+
+
+class SailVLVisionConfig(PretrainedConfig):
+    """The vision encoder; see `model.config.VisionConfig` for the fields."""
+
+    model_type = "sail_vl_vision"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 1536
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 12
+    patch_size: int = 14
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    initializer_range: float = 0.02
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+class SailVLConfig(PretrainedConfig):
+    """The whole model: `vision_config`, the adapter's two sizes, `text_config`, and the image token."""
+
+    model_type = "sail_vl"
+    sub_configs = {"vision_config": SailVLVisionConfig, "text_config": AutoConfig}
+
+    vision_config: Any = None
+    text_config: Any = None
+    merge_size: int = 2
+    adapter_hidden_size: int | None = None
+    """None: the language model's hidden size."""
+    image_token_id: int = 151671
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        refuse_code(kwargs)
+        self.vision_config = _vision_config(self.vision_config)
+        self.text_config = _text_config(self.text_config)
+        super().__post_init__(**kwargs)
+
+
+def refuse_code(values: Mapping[str, Any], where: str = "config.json") -> None:
+    """ValueError if a config, at any depth, holds a key by which transformers would fetch or run code."""
+    for key, value in values.items():
+        private = key.startswith("_") and key not in _INERT_PRIVATE_KEYS
+        if (private or key in _CODE_KEYS) and value is not None:
+            raise ValueError(f"{where}: the key {key!r} can make transformers load code; remove it if you trust the rest")
+        if isinstance(value, Mapping):
+            refuse_code(value, f"{where}: {key}")
+
+
+def _vision_config(values: Any) -> SailVLVisionConfig:
+    if isinstance(values, SailVLVisionConfig):
+        return values
+    refuse_code(values or {}, "vision_config")
+    return SailVLVisionConfig(**(values or {}))
+
+
+def _text_config(values: Any) -> PretrainedConfig:
+    if isinstance(values, PretrainedConfig):
+        return values
+    values = dict(values or {})
+    refuse_code(values, "text_config")
+    name = values.pop("model_type", LANGUAGE_MODELS[0])
+    if name not in LANGUAGE_MODELS:
+        raise ValueError(f"text_config.model_type={name!r} must be one of {', '.join(LANGUAGE_MODELS)}")
+    return CONFIG_MAPPING[name](**values)
