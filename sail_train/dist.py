@@ -147,14 +147,14 @@ def barrier() -> None:
     assert math.isfinite(all_reduce_sums([0.0])[0])
 
 
-class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+class _Stderr(logging.StreamHandler):
     """Looks sys.stderr up at each record: a live progress line replaces it while it draws."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stderr
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,6 +32,10 @@ Loss = Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, Mapping[str, "torc
 
 class TrainingDiverged(RuntimeError):
     """Too many steps in a row had a NaN or infinite loss or gradient."""
+
+
+class ReplicasDiffer(RuntimeError):
+    """Weights that must be the same on every rank are not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +204,22 @@ class TrainEngine:
     def full_state_dict(self) -> dict[str, torch.Tensor]:
         """`module.state_dict()` with whole weights on rank 0's CPU, empty on other ranks. All ranks call it."""
         return gather.full_state_dict(self.module, zero_stage=self.config.zero_stage)
+
+    def check_replicas(self) -> None:
+        """Compares the weights of all ranks bit for bit, where each has all of them (ZeRO 0-2).
+
+        Raises:
+            ReplicasDiffer: a rank computes with other weights than rank 0 (faulty memory, a missed reduction).
+        """
+        if self.config.zero_stage == 3 or dist.world_size() == 1:
+            return
+        checksums = dist.gather_objects(gather.checksum_of_all(self.module))
+        other = [str(rank) for rank, checksum in enumerate(checksums) if checksum != checksums[0]]
+        if other:
+            raise ReplicasDiffer(
+                f"after update {self.step_count} the weights of rank {', '.join(other)} differ from those of rank 0;"
+                " resume from an earlier checkpoint, and check that node"
+            )
 
     def save(self, directory: Path) -> None:
         """Writes this rank's share of weights and moments, and on rank 0 the counters, to `directory`."""

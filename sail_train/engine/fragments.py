@@ -40,7 +40,7 @@ class Fragment:
         return tensor.detach().view(-1).narrow(0, self.offset, self.length)
 
 
-def fragments_of(engine: Any, names: Mapping[torch.Tensor, str], *, zero_stage: int) -> list[Fragment]:
+def fragments_of(engine: Any, names: Mapping[Any, str], *, zero_stage: int) -> list[Fragment]:
     """This rank's fragments of the trained parameters of a DeepSpeed engine."""
     if zero_stage == 0:
         return _whole(engine, names)
@@ -49,7 +49,7 @@ def fragments_of(engine: Any, names: Mapping[torch.Tensor, str], *, zero_stage: 
     return _partitioned(engine.optimizer, names)
 
 
-def _whole(engine: Any, names: Mapping[torch.Tensor, str]) -> list[Fragment]:
+def _whole(engine: Any, names: Mapping[Any, str]) -> list[Fragment]:
     return [
         Fragment(name=names[p], start=0, length=p.numel(), numel=p.numel(), owner=p, offset=0)
         for group in engine.optimizer.param_groups
@@ -57,7 +57,7 @@ def _whole(engine: Any, names: Mapping[torch.Tensor, str]) -> list[Fragment]:
     ]
 
 
-def _partitioned(optimizer: Any, names: Mapping[torch.Tensor, str]) -> list[Fragment]:
+def _partitioned(optimizer: Any, names: Mapping[Any, str]) -> list[Fragment]:
     if hasattr(optimizer, "fp32_groups_flat_partition"):  # BF16_Optimizer
         groups, owners = optimizer.bf16_groups, optimizer.fp32_groups_flat_partition
     else:
@@ -82,7 +82,7 @@ def _partitioned(optimizer: Any, names: Mapping[torch.Tensor, str]) -> list[Frag
     return fragments
 
 
-def _sharded(optimizer: Any, names: Mapping[torch.Tensor, str]) -> list[Fragment]:
+def _sharded(optimizer: Any, names: Mapping[Any, str]) -> list[Fragment]:
     fragments = []
     for parameter in (p for group in optimizer.fp16_groups for p in group):
         index, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]

@@ -62,7 +62,7 @@ def full_state_dict(module: torch.nn.Module, *, zero_stage: int) -> dict[str, to
 
 
 @contextmanager
-def _whole(parameter: torch.nn.Parameter, *, zero_stage: int) -> Iterator[None]:
+def _whole(parameter: Any, *, zero_stage: int) -> Iterator[None]:
     if zero_stage < 3:
         yield
         return
@@ -89,6 +89,11 @@ def frozen_checksums(module: torch.nn.Module, *, zero_stage: int) -> dict[str, i
         return {name: _checksum(p.detach()) for name, p in frozen.items()}
     sums = dist.all_reduce_sums([float(_checksum(_share(p))) for p in frozen.values()])
     return {name: int(value) % 2**CHECKSUM_BITS for name, value in zip(frozen, sums, strict=True)}
+
+
+def checksum_of_all(module: torch.nn.Module) -> int:
+    """Of all weights, as this rank has them whole."""
+    return sum(_checksum(p.detach()) for p in module.parameters()) % 2**CHECKSUM_BITS
 
 
 def _share(parameter: Any) -> torch.Tensor:

@@ -52,9 +52,7 @@ def _zero(config: EngineConfig) -> dict[str, Any]:
     return zero
 
 
-def start(
-    module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: EngineConfig, *, accumulation: int
-) -> Any:
+def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: EngineConfig, *, accumulation: int) -> Any:
     """A DeepSpeed engine around `module`; joins the process group first if nobody has."""
     dist.init(timeout_minutes=config.timeout_minutes)
     os.environ.setdefault("LOCAL_RANK", str(dist.local_rank()))  # it asserts the variable, also for one process
