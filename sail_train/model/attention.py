@@ -84,7 +84,9 @@ class Packing:
         return cls.plan(lengths, causal=True, device=cu_seqlens.device)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float, dropout: float = 0.0) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float, dropout: float = 0.0
+) -> Tensor:
     """(T, heads, head_dim) of each token attending within its segment; key and value may have fewer heads."""
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _has_flash_attn():
         return _flash(query, key, value, packing, scale=scale, dropout=dropout)

@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen3Config
+from transformers.utils.logging import disable_progress_bar
 
+from sail_train.config import choice
 from sail_train.model.config import LanguageConfig, ModelConfig
 from sail_train.model.folder import read_config, resolve, tensors, weight_files
 from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.names import PARTS
 from sail_train.model.vlm import SailVLForConditionalGeneration
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+disable_progress_bar()  # a bar for a few files, in every rank's log
 
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 _NOT_SHAPES = {"path", "tokenizer", "initializer_range", "max_position_embeddings"}
@@ -58,7 +64,7 @@ def build_model(
             _load_part(module, folders[part], part, _generator(seed, f"{part}/rows"))
     vlm.language_model.tie_weights()
     vlm.generation_config = _generation_config(token_ids)
-    return vlm.to(getattr(torch, dtype))
+    return vlm.to(choice("dtype", dtype, DTYPES))
 
 
 def hf_config(config: ModelConfig, *, token_ids: Mapping[str, int], vocab_size: int) -> SailVLConfig:
@@ -102,7 +108,7 @@ def check_shapes(config: ModelConfig, folder: Path, part: str) -> None:
         raise ValueError(f"{folder} holds a {values.get('model_type')!r} model; a {part} part comes from a sail_vl one")
     for name in wanted.keys() - _NOT_SHAPES:
         if name in found and _plain(found[name]) != _plain(wanted[name]):
-            raise ValueError(f"{part}.{name}={wanted[name]} in the config, but {found[name]} in {folder}; they must agree")
+            raise ValueError(f"{part}.{name}={wanted[name]} in the config, {found[name]} in {folder}; they must agree")
 
 
 def save_model(
@@ -126,7 +132,11 @@ def load_model(directory: str | Path, *, dtype: str = "float32") -> SailVLForCon
     weight_files(folder)
     try:
         vlm, info = SailVLForConditionalGeneration.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=choice("dtype", dtype, DTYPES),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error

@@ -36,12 +36,12 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_attention_heads):
             raise ValueError(
-                f"vision.hidden_size={self.hidden_size} must be a multiple of 4 x num_attention_heads="
+                f"hidden_size={self.hidden_size} must be a multiple of 4 x num_attention_heads="
                 f"{4 * self.num_attention_heads}: rotary embedding turns pairs for rows and pairs for columns"
             )
         for name in ("image_mean", "image_std"):
             if len(values := getattr(self, name)) != 3:
-                raise ValueError(f"vision.{name}={values} must have three values, one per channel")
+                raise ValueError(f"{name}={values} must have three values, one per channel")
 
     @property
     def head_dim(self) -> int:
@@ -85,7 +85,7 @@ class LanguageConfig:
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"language.num_attention_heads={self.num_attention_heads} must be a multiple of "
+                f"num_attention_heads={self.num_attention_heads} must be a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
 

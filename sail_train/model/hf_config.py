@@ -65,7 +65,7 @@ def refuse_code(values: Mapping[str, Any], where: str = "config.json") -> None:
     for key, value in values.items():
         private = key.startswith("_") and key not in _INERT_PRIVATE_KEYS
         if (private or key in _CODE_KEYS) and value is not None:
-            raise ValueError(f"{where}: the key {key!r} can make transformers load code; remove it if you trust the rest")
+            raise ValueError(f"{where}: the key {key!r} can make transformers load code; remove it to use the folder")
         if isinstance(value, Mapping):
             refuse_code(value, f"{where}: {key}")
 
