@@ -76,7 +76,9 @@ def to_dataclass(cls: type[T], mapping: Mapping[str, Any], *, path: str = "") ->
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}" if path else str(error)) from None
+        # some messages name the field from the root on, as "engine.zero_stage=5 ..." does
+        named = not path or str(error).startswith(f"{path.split('.')[0]}.")
+        raise ValueError(str(error) if named else f"{path}: {error}") from None
 
 
 def to_mapping(value: Any) -> dict[str, Any]:

@@ -35,10 +35,20 @@ class Data:
 
 
 @dataclass(kw_only=True)
+class Optim:
+    eps: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.eps <= 0:
+            raise ValueError(f"optim.eps={self.eps} must be above 0")
+
+
+@dataclass(kw_only=True)
 class Root:
     data: Data
     name: str = "x"
     note: str | None = None
+    optim: Optim | None = None
     flag: bool = False
     kind: Kind = Kind.COSINE
     betas: tuple[float, float] = (0.9, 0.95)
@@ -65,6 +75,7 @@ def test_a_mapping_comes_back_as_it_went_in() -> None:
         "data": {"seq_length": 8, "sources": {"a": {"shards": "x", "weight": 1.5}}},
         "name": "y",
         "note": "n",
+        "optim": {"eps": 0.5},
         "flag": True,
         "kind": "linear",
         "betas": [0.8, 0.9],
@@ -130,6 +141,11 @@ def test_a_wrong_type_names_field_value_and_remedy(values: dict[str, Any], messa
 def test_what_a_dataclass_refuses_is_given_its_path() -> None:
     with pytest.raises(ValueError, match=r"^data\.sources\.a: weight=-1\.0 must be 0 or more$"):
         build(data={"seq_length": 8, "sources": {"a": {"shards": "x", "weight": -1}}})
+
+
+def test_a_message_that_names_its_path_is_left_as_it_is() -> None:
+    with pytest.raises(ValueError, match=r"^optim\.eps=0\.0 must be above 0$"):
+        build(optim={"eps": 0})
 
 
 def test_choice_returns_the_entry_or_names_the_choices() -> None:

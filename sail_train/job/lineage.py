@@ -1,0 +1,189 @@
+"""Where a result comes from, and what of that has changed since.
+
+`record` is what a run writes down when it starts (lineage.json): parents with the hash of their models, code, data.
+`changes` compares a job with what its directory says and names every difference, config leaf by config leaf.
+A leaf that alters no result (logging, prefetching, the micro batch) and the place of the directories are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sail_train.config import choice
+from sail_train.data.shards import expand
+from sail_train.job.code import code_hash, version
+from sail_train.job.compose import read_yaml
+from sail_train.job.job import Job
+from sail_train.job.overrides import flatten
+from sail_train.loops import LOOPS
+from sail_train.loops.config import RunConfig
+
+INERT = (
+    "run_dir", "recipe_dir", "parents", "log", "train.log_every", "train.save_every", "train.keep", "eval.show",
+    "eval.batch_size", "engine.timeout_minutes", "engine.bucket_elements", "data.micro_batch", "data.prefetch",
+    "data.decode_threads",
+)  # fmt: skip
+"""Keys, with all below them, that may change without changing the result; of parents the models count, not the paths."""
+
+UNSET = "(unset)"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: aside, flushed to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file of ours; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); it was damaged: take it away, or train anew with force=true") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} should hold a JSON object; take it away, or train anew with force=true")
+    return value
+
+
+def model_folder(parent: str, *, role: str) -> Path:
+    """The model folder that a parent means: `model/` of a finished run, or the folder itself."""
+    path = Path(parent)
+    for folder in (path / "model", path):
+        if (folder / "config.json").is_file():
+            return folder
+    what = "is no run or model folder" if path.is_dir() else "does not exist"
+    hint = "it was not trained to its end; run that stage first" if (path / "lineage.json").is_file() else "check the path"
+    raise ValueError(f"parents.{role}={parent}: {what} (no model/config.json or config.json there); {hint}")
+
+
+def model_hash(folder: Path) -> str:
+    """Sha256 over names and contents of the folder's weights, config and tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".safetensors", ".json", ".jinja", ".txt"):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name}\n{content}\n".encode())
+    return digest.hexdigest()
+
+
+def parents(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Of each role: the path as configured, the model folder, its hash. Raises ValueError for one that is not there."""
+    found = {}
+    for role, parent in config.parents.items():
+        folder = model_folder(parent, role=role)
+        outcome = read_json(Path(parent) / "outcome.json") or {}
+        digest = outcome.get("model_hash") or model_hash(folder)
+        found[role] = {"path": parent, "model": str(folder), "hash": str(digest)}
+    return found
+
+
+def data(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Of each source: number of shards, bytes, and a hash of names and sizes. Held-out sources are named as such."""
+    groups = {"data.sources": config.data.sources, "valid": config.valid, "eval.suites": config.eval.suites}
+    return {
+        f"{group}.{name}": _shards(name, source.shards)
+        for group, sources in groups.items()
+        for name, source in sources.items()
+    }
+
+
+def _shards(name: str, shards: str | list[str]) -> dict[str, Any]:
+    paths = expand(name, [shards] if isinstance(shards, str) else shards)
+    sizes = [os.path.getsize(path) for path in paths]
+    listing = "\n".join(f"{os.path.basename(path)} {size}" for path, size in zip(paths, sizes, strict=True))
+    return {"shards": len(paths), "bytes": sum(sizes), "hash": hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def loop_module(config: RunConfig) -> str:
+    """The module of the job's loop; `ValueError` with the nearest name for one that is not in the table."""
+    return choice("loop", config.loop, LOOPS).partition(":")[0]
+
+
+def record(job: Job) -> dict[str, Any]:
+    """What lineage.json says."""
+    return {
+        "recipe": job.recipe,
+        "name": job.name,
+        "stage": job.stage,
+        "loop": job.config.loop,
+        "seed": job.config.seed,
+        "needs": list(job.needs),
+        "parents": parents(job.config),
+        "code": {"version": version(), "hash": code_hash(loop_module(job.config))},
+        "data": data(job.config),
+    }
+
+
+def changes(job: Job, *, ignore_code: bool = False) -> list[str]:
+    """What differs between the job and what its run directory was made with, one readable line each."""
+    written, made = job.run_dir / "config.yaml", read_json(job.run_dir / "lineage.json")
+    if made is None or not written.is_file():
+        return []
+    found = config_changes(read_yaml(written) or {}, job.written)
+    found += _parent_changes(made["parents"], parents(job.config))
+    if not ignore_code and made["code"]["hash"] != code_hash(loop_module(job.config)):
+        found.append(f"code: {made['code']['version']} -> {version()} (modules that the {job.config.loop} loop uses)")
+    return found + _data_changes(made["data"], job.config)
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Leaves that differ, as `train.max_steps: 200 -> 300`."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    lines = []
+    for key in sorted({**before, **after}):
+        if any(key == inert or key.startswith(f"{inert}.") for inert in INERT):
+            continue
+        values = [leaves.get(key, UNSET) for leaves in (before, after)]
+        # a key that comes or goes with an empty mapping is no difference
+        if values[0] != values[1] and any(value not in (UNSET, {}) for value in values):
+            lines.append(f"{key}: {_short(values[0])} -> {_short(values[1])}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _parent_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for role in sorted({**old, **new}):
+        digests = [str(side[role]["hash"])[:12] if role in side else UNSET for side in (old, new)]
+        if digests[0] != digests[1]:
+            path = (new if role in new else old)[role]["path"]
+            lines.append(f"parents.{role}: the model of {path} changed, {digests[0]} -> {digests[1]}")
+    return lines
+
+
+def _data_changes(old: Mapping[str, Any], config: RunConfig) -> list[str]:
+    try:
+        new = data(config)
+    except ValueError:
+        return []  # shards that were taken away after training do not unmake what was learnt from them
+    return [
+        f"{source}: the shards changed, {_amount(old[source])} -> {_amount(now)}"
+        for source, now in new.items()
+        if source in old and old[source]["hash"] != now["hash"]
+    ]
+
+
+def _amount(shards: Mapping[str, Any]) -> str:
+    return f"{shards['shards']} shards of {shards['bytes']} bytes"

@@ -1,0 +1,164 @@
+"""The one process that trains a stage: alone, under torchrun, or called in turn by the recipe runner.
+
+tokens -> job -> decide (rank 0, for all) -> config.yaml and lineage.json -> the loop -> outcome.json -> gate.
+Exit codes: 0 finished (also: it was already), 2 something asked for is wrong, 3 the gate is shut, 75 asked to stop
+and saved (start it again and it goes on); anything else is a failure with its traceback.
+
+    python -m sail_train.train recipe=tiny stage=align
+    torchrun --nproc-per-node 8 -m sail_train.train stage=align model=sail_vl2_2b train.max_steps=2
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sail_train import dist
+from sail_train.config import choice
+from sail_train.job import lineage, state
+from sail_train.job.compose import CONFIGS, Configs
+from sail_train.job.config import Gate
+from sail_train.job.job import Job, resolve
+from sail_train.job.overrides import parse_tokens
+from sail_train.job.state import FINISHED, Conduct
+from sail_train.loops import LOOPS
+
+EXIT_USAGE = 2
+EXIT_GATE = 3
+EXIT_SAVED = 75
+"""As `sail_train.engine.signals` has it, which is not imported here: it may wait until something is trained."""
+
+log = logging.getLogger(__name__)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The tokens and options that every command that composes a config takes."""
+    parser.add_argument("tokens", nargs="*", metavar="key=value", help="recipe=, stage=, groups and values (Hydra's)")
+    parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
+    parser.add_argument("--ignore-code", action="store_true", help="take runs made by other code as they are")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains what the arguments ask for and returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sail_train.train",
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog="example: torchrun --nproc-per-node 2 -m sail_train.train recipe=tiny stage=align",
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    dist.setup_logging()
+    try:
+        request = parse_tokens(options.tokens)
+        job = resolve(Configs(folders=(CONFIGS, *options.config_dir)), request)
+    except ValueError as error:
+        return refuse(error)
+    conduct = Conduct(force=request.force, explicit=True, ignore_code=options.ignore_code)
+    try:
+        return run(job, conduct)
+    finally:
+        # only where it was trained: a skipped run never imported torch
+        if "torch" in sys.modules:
+            dist.shutdown()
+
+
+def refuse(error: ValueError) -> int:
+    """Says what is wrong, once for all ranks, and how to exit."""
+    if dist.is_main():
+        sys.stderr.write(f"error: {error}\n")
+    return EXIT_USAGE
+
+
+def run(job: Job, conduct: Conduct) -> int:
+    """Trains the job if it needs it, in this process; returns the exit code."""
+    with contextlib.ExitStack() as stack:
+        try:
+            wanted = _agree(job, conduct, stack)
+        except ValueError as error:
+            return refuse(error)
+        if wanted:
+            return _train(job)
+    log.info("%s is finished already", job.run_dir)
+    return check_gate(job)
+
+
+def _agree(job: Job, conduct: Conduct, stack: contextlib.ExitStack) -> bool:
+    """Whether to train: rank 0 looks, locks and writes; the others hear what it found, an error too."""
+    verdict: dict[str, Any] = {}
+    if dist.is_main():
+        try:
+            stack.enter_context(state.locked(job.run_dir))
+            verdict = {"train": state.decide(job, conduct)}
+            if verdict["train"]:
+                state.write_start(job)
+        except ValueError as error:
+            verdict = {"error": str(error)}
+    if dist.world_size() > 1:
+        verdict = dist.broadcast_json(verdict)
+    if "error" in verdict:
+        raise ValueError(verdict["error"])
+    return bool(verdict["train"])
+
+
+def _train(job: Job) -> int:
+    """The loop, then what it leaves; a `ValueError` of the loop is the user's to mend and told without a traceback."""
+    module, _, function = choice("loop", job.config.loop, LOOPS).partition(":")
+    try:
+        outcome = getattr(importlib.import_module(module), function)(job.config)
+    except ValueError as error:
+        trace = job.run_dir / f"error-rank{dist.rank()}.txt"
+        trace.write_text(traceback.format_exc())
+        sys.stderr.write(f"error: {error}\n(traceback in {trace})\n")
+        return EXIT_USAGE
+    if dist.is_main():
+        write_outcome(job, dataclasses.asdict(outcome))
+    if outcome.status != FINISHED:
+        log.info("%s: stopped and saved; the same command goes on from there", job.run_dir)
+        return EXIT_SAVED
+    return check_gate(job, metrics=outcome.metrics_after)
+
+
+def write_outcome(job: Job, outcome: dict[str, Any]) -> None:
+    """outcome.json, last of all: once it says "finished" the run is."""
+    folder = outcome["model_dir"]
+    finished = outcome["status"] == FINISHED and folder is not None
+    digest = lineage.model_hash(Path(folder)) if finished else None
+    record = {"stage": job.name, "loop": job.config.loop, **outcome, "model_hash": digest}
+    record["model_dir"] = str(folder) if folder is not None else None
+    lineage.write_json(job.run_dir / "outcome.json", record)
+
+
+def check_gate(job: Job, metrics: dict[str, float] | None = None) -> int:
+    """The exit code that the job's gate asks for; written to events.jsonl by rank 0."""
+    if job.gate is None:
+        return 0
+    if metrics is None:
+        metrics = (state.outcome(job.run_dir) or {})["metrics_after"]
+    shut = job.gate.check(metrics)
+    if dist.is_main():
+        _tell_gate(job, job.gate, metrics, shut)
+    return EXIT_GATE if shut else 0
+
+
+def _tell_gate(job: Job, gate: Gate, metrics: dict[str, float], shut: str | None) -> None:
+    from sail_train.engine.rundir import RunDir
+
+    value = metrics[gate.metric] if gate.metric in metrics else None
+    RunDir(job.run_dir).event("gate", metric=gate.metric, floor=gate.min, value=value, passed=shut is None)
+    if shut:
+        sys.stderr.write(
+            f"error: the gate after {job.name} is shut: {shut}. Its model is in {job.run_dir}/model; train it better "
+            "(other values, force=true), or lower the gate's min in the recipe\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
