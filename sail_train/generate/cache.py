@@ -18,13 +18,16 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 class SlotLayer(CacheLayerMixin):
     """One layer of a `SlotCache`: (rows, kv heads, columns, head_dim), allocated once."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, slots: SlotCache, like: Tensor) -> None:
         super().__init__()
         self.slots = slots
         _, heads, _, dim = like.shape
         # Zeros, not empty: a masked position still multiplies its value by a weight of zero.
-        self.keys: Tensor = like.new_zeros(slots.rows, heads, slots.columns, dim)
-        self.values: Tensor = torch.zeros_like(self.keys)
+        self.keys = like.new_zeros(slots.rows, heads, slots.columns, dim)
+        self.values = torch.zeros_like(self.keys)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -63,20 +66,23 @@ class SlotCache(Cache):
         """Where the next token of every live row is written."""
         self.left = 0
         self.active = 0
-        self.start = torch.zeros(rows, dtype=torch.int64, device=prefill.layers[0].keys.device)
+        states = key_values(prefill)
+        self.start = torch.zeros(rows, dtype=torch.int64, device=states[0][0].device)
         """(rows,) column of each live row's first token."""
-        super().__init__(layers=[SlotLayer(self, layer.keys) for layer in prefill.layers])
+        self.slot_layers = [SlotLayer(self, keys) for keys, _ in states]
+        super().__init__(layers=list(self.slot_layers))
 
     def admit(self, prefill: DynamicCache, copies: int) -> None:
         """Add `copies` rows of each prompt in `prefill` (prompts, heads, length, dim)."""
-        prompts, _, length, _ = prefill.layers[0].keys.shape
+        states = key_values(prefill)
+        prompts, _, length, _ = states[0][0].shape
         if self.active == 0:
             self.left, self.column = 0, length
         first, begin, end = self.column - length, self.active, self.active + prompts * copies
         assert first >= 0 and end <= self.rows, "prompts enter longest first and only into free rows"
-        for layer, source in zip(self.layers, prefill.layers, strict=True):
-            layer.keys[begin:end, :, first : self.column] = source.keys.repeat_interleave(copies, dim=0)
-            layer.values[begin:end, :, first : self.column] = source.values.repeat_interleave(copies, dim=0)
+        for layer, (keys, values) in zip(self.slot_layers, states, strict=True):
+            layer.keys[begin:end, :, first : self.column] = keys.repeat_interleave(copies, dim=0)
+            layer.values[begin:end, :, first : self.column] = values.repeat_interleave(copies, dim=0)
         self.start[begin:end] = first
         self.active = end
         self.left = min(self.left, first)
@@ -88,7 +94,7 @@ class SlotCache(Cache):
         holes = order[:kept][finished[:kept]]
         movers = order[kept:][~finished[kept:]]
         order[holes] = movers
-        for layer in self.layers:
+        for layer in self.slot_layers:
             window = (slice(None), slice(self.left, self.column))
             layer.keys[(holes, *window)] = layer.keys[(movers, *window)]
             layer.values[(holes, *window)] = layer.values[(movers, *window)]
@@ -103,7 +109,7 @@ class SlotCache(Cache):
         self.column += 1
         if self.column == self.columns and self.active:
             span = self.column - self.left
-            for layer in self.layers:
+            for layer in self.slot_layers:
                 for states in (layer.keys, layer.values):
                     states[: self.active, :, :span] = states[: self.active, :, self.left :].clone()
             self.start -= self.left
@@ -117,5 +123,11 @@ class SlotCache(Cache):
         """(active, 1, 1, left..column) additive: a row sees itself from its own start."""
         columns = torch.arange(self.left, self.column + 1, device=self.start.device)
         hidden = columns < self.start[: self.active, None]  # (active, columns)
-        mask = torch.zeros(hidden.shape, dtype=self.layers[0].keys.dtype, device=hidden.device)
+        mask = torch.zeros(hidden.shape, dtype=self.slot_layers[0].keys.dtype, device=hidden.device)
         return mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)[:, None, None, :]
+
+
+def key_values(prefill: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values (prompts, kv heads, length, head_dim) of each layer."""
+    layers: list[Any] = prefill.layers
+    return [(layer.keys, layer.values) for layer in layers]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def uniforms(seed: int, uid: str, index: int, count: int) -> np.ndarray:
-    """(count,) float64 in [0, 1) for completion `index` of the prompt `uid`; a longer draw begins with a shorter one."""
+    """(count,) float64 in [0, 1) for completion `index` of the prompt `uid`; a longer draw begins with a short one."""
     digest = hashlib.blake2b(f"{seed}\0{index}\0{uid}".encode(), digest_size=16).digest()
     key = np.frombuffer(digest, dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(count)

@@ -1,12 +1,13 @@
 """The rules by which the small judge grades the thoughts of the tiny tasks.
 
-A thought is blocks separated by blank lines or semicolons: first what is seen (the digits of the grid, in reading
-order), then the steps. `Case` -> the three verdicts of SAIL-VL2's thinking reward:
+A thought is two blocks with a semicolon or a blank line between them: the digits that are seen, in reading order,
+then the running value after each of them ("351; 03 08 09"). `Case` -> the three verdicts of SAIL-VL2's thinking
+reward:
 grounding    the digits of the first block are those of the reference;
-logic        the steps follow from what the thought itself has seen, by the rule of the task (`TASKS`);
-consistency  the last number of the thought is the final answer.
-The reference is text of lines "name: value": `grid` (rows separated by "/"), `task` (a name in `TASKS`) and what the
-task needs: `cells` (numbers of the cells it works on, from 0; without it all), `digit` (what `count` counts).
+logic        each step follows, by the rule of the task, from the digits that the thought itself names;
+consistency  the last step is the final answer.
+The reference is lines "name: value": `task` (a name in `TASKS`), `cells` (the digits in question) and what the
+task's rule needs. A new task is one entry of `TASKS`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from itertools import accumulate
 from sail_train.rewards.format import final_answer
 
 BLOCK = re.compile(r"\n\s*\n|;")
-NUMBER = re.compile(r"-?\d+")
-EQUATION = re.compile(r"(\d+)\s*([-+*])\s*(\d+)\s*=\s*(-?\d+)")
+NUMBER = re.compile(r"[0-9]+")
+DIGIT = re.compile(r"[0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Case:
 
     @property
     def blocks(self) -> list[str]:
-        return [block for block in BLOCK.split(self.thought) if block.strip()]
+        return [block.strip() for block in BLOCK.split(self.thought) if block.strip()]
 
     @property
     def facts(self) -> dict[str, str]:
@@ -42,8 +43,34 @@ class Case:
         return {name.strip(): value.strip() for name, colon, value in lines if colon}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How the steps of one kind of thought are read, and what they must be."""
+
+    step: re.Pattern[str]
+    """One step as it is written: a digit, or a number."""
+    values: Callable[[Sequence[int], dict[str, str]], list[int]]
+    """(digits seen, facts of the reference) -> the running value after each digit."""
+
+
+def running_count(seen: Sequence[int], facts: dict[str, str]) -> list[int]:
+    """How many of the digits so far are greater than `bound`."""
+    bound = facts.get("bound", "")
+    return list(accumulate(int(digit > int(bound)) for digit in seen)) if bound.isdigit() else []
+
+
+def running_sum(seen: Sequence[int], facts: dict[str, str]) -> list[int]:
+    return list(accumulate(seen))
+
+
+TASKS = {
+    "count": Task(step=DIGIT, values=running_count),
+    "sum": Task(step=NUMBER, values=running_sum),
+}
+
+
 def judge(case: Case) -> dict[str, int]:
-    """The verdicts, 0 or 1 each. A thought of another form, another grid or another question scores low."""
+    """The verdicts, 0 or 1 each; a thought of another form, image or question earns few of them."""
     return {
         "logic": int(logical(case)),
         "grounding": int(grounded(case)),
@@ -52,63 +79,29 @@ def judge(case: Case) -> dict[str, int]:
 
 
 def grounded(case: Case) -> bool:
-    seen = re.findall(r"\d", case.blocks[0]) if case.blocks else []
-    return bool(seen) and seen == re.findall(r"\d", case.facts.get("grid", ""))
+    seen = _seen(case)
+    return bool(seen) and seen == [int(digit) for digit in DIGIT.findall(case.facts.get("cells", ""))]
 
 
 def logical(case: Case) -> bool:
-    """The steps after the first block are what the task's rule makes of the digits that the first block names."""
-    facts, blocks = case.facts, case.blocks
-    rule = TASKS.get(facts.get("task", ""))
-    if rule is None or len(blocks) < 2:
-        return False
-    seen = [int(digit) for digit in re.findall(r"\d", blocks[0])]
-    cells = [int(number) for number in NUMBER.findall(facts.get("cells", ""))] or list(range(len(seen)))
-    if not seen or max(cells) >= len(seen):
-        return False
-    text = " ; ".join(blocks[1:])
-    if not equations_hold(text):
-        return False
-    return steps(text) == rule([seen[cell] for cell in cells], facts)
+    task, seen, steps = TASKS.get(case.facts.get("task", "")), _seen(case), _steps(case)
+    return task is not None and bool(seen) and steps == task.values(seen, case.facts)
 
 
 def consistent(case: Case) -> bool:
-    """The last number of the thought is the only number of the final answer."""
-    reached, given = NUMBER.findall(case.thought), NUMBER.findall(final_answer(case.answer).text)
-    return len(given) == 1 and bool(reached) and int(reached[-1]) == int(given[0])
+    given, steps = NUMBER.findall(final_answer(case.answer).text), _steps(case)
+    return len(given) == 1 and bool(steps) and steps[-1] == int(given[0])
 
 
-def equations_hold(text: str) -> bool:
-    """Whether every "a + b = c" of `text` is right; a text without one passes."""
-    operations: dict[str, Callable[[int, int], int]] = {
-        "+": int.__add__,
-        "-": int.__sub__,
-        "*": int.__mul__,
-    }
-    return all(operations[sign](int(a), int(b)) == int(c) for a, sign, b, c in EQUATION.findall(text))
+def _seen(case: Case) -> list[int]:
+    """The digits of the first block, if it holds digits and spaces alone."""
+    first = case.blocks[0] if case.blocks else ""
+    return [int(digit) for digit in first if digit != " "] if re.fullmatch(r"[0-9 ]+", first) else []
 
 
-def steps(text: str) -> list[int]:
-    """The value each step reaches: the right-hand sides where there are equations, else every number."""
-    reached = [int(found[3]) for found in EQUATION.findall(text)]
-    return reached or [int(number) for number in NUMBER.findall(text)]
-
-
-def running_sum(values: Sequence[int], facts: dict[str, str]) -> list[int]:
-    return list(accumulate(values))
-
-
-def running_count(values: Sequence[int], facts: dict[str, str]) -> list[int]:
-    return list(accumulate(int(str(value) == facts.get("digit")) for value in values))
-
-
-def running_max(values: Sequence[int], facts: dict[str, str]) -> list[int]:
-    return list(accumulate(values, max))
-
-
-TASKS: dict[str, Callable[[Sequence[int], dict[str, str]], list[int]]] = {
-    "sum": running_sum,
-    "count": running_count,
-    "max": running_max,
-}
-"""For each task the values its steps reach, from the digits it works on and the reference's facts."""
+def _steps(case: Case) -> list[int]:
+    """The values of the second block, if the thought has just two and this one holds numbers alone."""
+    task, blocks = TASKS.get(case.facts.get("task", "")), case.blocks
+    if task is None or len(blocks) != 2 or not re.fullmatch(r"[0-9 ]+", blocks[1]):
+        return []
+    return [int(step) for step in task.step.findall(blocks[1])]

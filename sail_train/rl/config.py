@@ -54,7 +54,7 @@ class OverlongConfig:
 
     def __post_init__(self) -> None:
         if self.enable and self.buffer < 1:
-            raise ValueError(f"rl.overlong.buffer={self.buffer} must be at least 1 token when rl.overlong.enable is set")
+            raise ValueError(f"rl.overlong.buffer={self.buffer} must be at least 1 with rl.overlong.enable set")
         if self.penalty < 0:
             raise ValueError(f"rl.overlong.penalty={self.penalty} must be 0 or more")
 
