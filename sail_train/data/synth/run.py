@@ -25,14 +25,14 @@ _TOKENIZER_SAMPLES = 400
 """Samples of each source whose text the tokenizer is trained on."""
 
 
-def synthesize(out: Path, *, seed: int = 0, slip: float = 0.5, scale: float = 1.0) -> None:
+def synthesize(out: Path, *, seed: int = 0, hasty: float = 0.6, scale: float = 1.0) -> None:
     """Writes out/train/<source>/*.tar, out/eval/<source>/*.tar and out/tokenizer/.
 
-    `slip` is the share of the `thoughts` source's thoughts in which the teacher makes one wrong step and carries
-    it to the answer; `scale` multiplies the number of training samples.
+    `hasty` is the share of the `thoughts` source's thoughts that stop before the last cells and answer from there;
+    `scale` multiplies the number of training samples.
     """
-    if not 0 <= slip <= 1:
-        raise ValueError(f"slip={slip} must be a share from 0 to 1")
+    if not 0 <= hasty <= 1:
+        raise ValueError(f"hasty={hasty} must be a share from 0 to 1")
     if scale <= 0:
         raise ValueError(f"scale={scale} must be above 0")
     if out.exists() and any(out.iterdir()):
@@ -42,11 +42,11 @@ def synthesize(out: Path, *, seed: int = 0, slip: float = 0.5, scale: float = 1.
     train = {name: replace(source, num_samples=_scaled(source, scale)) for name, source in TRAIN.items()}
     for folder, sources, held_out in (("train", train, False), ("eval", HELD_OUT, True)):
         for name, source in sources.items():
-            samples = members(name, source, seed=seed, slip=slip, held_out=held_out)
+            samples = members(name, source, seed=seed, hasty=hasty, held_out=held_out)
             write_shards(samples, aside / folder / name, name, SAMPLES_PER_SHARD)
             log.info("%s/%s: %d samples", folder, name, source.num_samples)
-    _write_tokenizer(aside / "tokenizer", train, seed=seed, slip=slip)
-    options = {"seed": seed, "slip": slip, "scale": scale}
+    _write_tokenizer(aside / "tokenizer", train, seed=seed, hasty=hasty)
+    options = {"seed": seed, "hasty": hasty, "scale": scale}
     (aside / "synth.json").write_text(json.dumps(options, indent=1) + "\n")
     if out.exists():
         out.rmdir()
@@ -57,17 +57,17 @@ def _scaled(source: Source, scale: float) -> int:
     return max(SAMPLES_PER_SHARD // 10, round(source.num_samples * scale))
 
 
-def _write_tokenizer(directory: Path, sources: dict[str, Source], *, seed: int, slip: float) -> None:
+def _write_tokenizer(directory: Path, sources: dict[str, Source], *, seed: int, hasty: float) -> None:
     from sail_train.processor.tokenizer import train_tokenizer
 
-    train_tokenizer(_texts(sources, seed=seed, slip=slip), VOCAB_SIZE).save_pretrained(directory)
+    train_tokenizer(_texts(sources, seed=seed, hasty=hasty), VOCAB_SIZE).save_pretrained(directory)
 
 
-def _texts(sources: dict[str, Source], *, seed: int, slip: float) -> Iterator[str]:
+def _texts(sources: dict[str, Source], *, seed: int, hasty: float) -> Iterator[str]:
     # A fixed number per source, whatever the scale: a small data set gets the same tokenizer as a large one.
     for name, source in sources.items():
         for index in range(_TOKENIZER_SAMPLES):
-            sample = draw(name, source, index, seed=seed, slip=slip, held_out=False)
+            sample = draw(name, source, index, seed=seed, hasty=hasty, held_out=False)
             yield f"{sample.question} /think /no_think"
             yield sample.response
 
@@ -81,11 +81,11 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to make")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slip", type=float, default=0.5, help="share of the teacher's thoughts with a wrong step")
+    parser.add_argument("--hasty", type=float, default=0.6, help="share of the teacher's thoughts that stop early")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of training samples")
     args = parser.parse_args(argv)
     try:
-        synthesize(args.out, seed=args.seed, slip=args.slip, scale=args.scale)
+        synthesize(args.out, seed=args.seed, hasty=args.hasty, scale=args.scale)
     except ValueError as error:
         parser.error(str(error))
     return 0

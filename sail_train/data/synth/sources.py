@@ -26,8 +26,8 @@ class Source:
     """Drawn from with equal odds."""
     num_samples: int
     think: bool = False
-    slips: bool = False
-    """Whether this source's teacher slips (the run's `slip` share of its thoughts)."""
+    hasty: bool = False
+    """Whether this source's teacher is the hasty one."""
 
 
 TRAIN = {
@@ -41,7 +41,7 @@ TRAIN = {
     "shapes": Source(tasks=("shapes",), num_samples=1500),
     "steps": Source(tasks=("count", "sum"), num_samples=4000),
     "frames": Source(tasks=("frames",), num_samples=1500),
-    "thoughts": Source(tasks=("count", "sum"), num_samples=6000, think=True, slips=True),
+    "thoughts": Source(tasks=("count", "sum"), num_samples=6000, think=True, hasty=True),
     "rl": Source(tasks=("count", "sum"), num_samples=3000, think=True),
 }
 """Training sources. `thoughts` is what a teacher wrote; `rl` holds prompts and answers for RL and sampling."""
@@ -65,18 +65,18 @@ HELD_OUT = {
 _TASKS = visual.TASKS | text.TASKS
 
 
-def draw(name: str, source: Source, index: int, *, seed: int, slip: float, held_out: bool) -> Sample:
+def draw(name: str, source: Source, index: int, *, seed: int, hasty: float, held_out: bool) -> Sample:
     """Sample `index` of a source."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), int(held_out), index])
     task = source.tasks[int(rng.integers(len(source.tasks)))]
-    options = Options(held_out=held_out, think=source.think, slip=slip if source.slips else 0.0)
+    options = Options(held_out=held_out, think=source.think, hasty=hasty if source.hasty else 0.0)
     return _TASKS[task](rng, options)
 
 
-def members(name: str, source: Source, *, seed: int, slip: float, held_out: bool) -> Iterator[dict[str, Any]]:
+def members(name: str, source: Source, *, seed: int, hasty: float, held_out: bool) -> Iterator[dict[str, Any]]:
     """The files of each sample of a source, as a webdataset writer takes them."""
     for index in range(source.num_samples):
-        sample = draw(name, source, index, seed=seed, slip=slip, held_out=held_out)
+        sample = draw(name, source, index, seed=seed, hasty=hasty, held_out=held_out)
         files: dict[str, Any] = {"__key__": f"{name}_{index:06d}"}
         for number, image in enumerate(sample.images):
             files[f"{number}.png"] = _png(image)

@@ -35,13 +35,13 @@ def grid_read(rng: np.random.Generator, options: Options) -> Sample:
 
 def grid_count(rng: np.random.Generator, options: Options) -> Sample:
     cells, bound = _cells(rng), int(rng.integers(2, 8))
-    thought, said = thoughts.count_thought(cells, bound, rng=rng, slip=options.slip)
+    thought, said = thoughts.count_thought(cells, bound, rng=rng, hasty=options.hasty)
     return _think(f"{_written(cells)}\nHow many digits are greater than {bound}?", thought, said)
 
 
 def grid_sum(rng: np.random.Generator, options: Options) -> Sample:
     cells, row = _cells(rng), int(rng.integers(SIDE))
-    thought, said = thoughts.sum_thought(cells[row * SIDE : (row + 1) * SIDE], rng=rng, slip=options.slip)
+    thought, said = thoughts.sum_thought(cells[row * SIDE : (row + 1) * SIDE], rng=rng, hasty=options.hasty)
     return _think(f"{_written(cells)}\nWhat is the sum of row {row + 1}?", thought, said)
 
 

@@ -26,15 +26,15 @@ class Options:
     """Draw from the scans that training never sees."""
     think: bool = False
     """Answer with a worked thought and a box (multi-step tasks only)."""
-    slip: float = 0.0
-    """Share of thoughts with one wrong step carried on (see `thoughts`)."""
+    hasty: float = 0.0
+    """Share of thoughts that stop early and answer wrong (see `thoughts`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     question: str
     response: str
-    """What the teacher says; with a slip it need not be right."""
+    """What the teacher says; a hasty one need not be right."""
     answer: str
     """What is true."""
     verifier: str
@@ -87,7 +87,7 @@ def count(rng: np.random.Generator, options: Options) -> Sample:
     cells, image = _grid(rng, options)
     bound = int(rng.integers(2, 8))
     question = f"How many digits are greater than {bound}?"
-    thought, said = thoughts.count_thought(cells, bound, rng=rng, slip=options.slip)
+    thought, said = thoughts.count_thought(cells, bound, rng=rng, hasty=options.hasty)
     truth = sum(digit > bound for digit in cells)
     meta = {"task": "count", "cells": _digits(cells), "bound": bound}
     return _multi_step(question, thought, said, truth, image, options, meta)
@@ -97,7 +97,7 @@ def row_sum(rng: np.random.Generator, options: Options) -> Sample:
     cells, image = _grid(rng, options)
     row = int(rng.integers(SIDE))
     picked = cells[row * SIDE : (row + 1) * SIDE]
-    thought, said = thoughts.sum_thought(picked, rng=rng, slip=options.slip)
+    thought, said = thoughts.sum_thought(picked, rng=rng, hasty=options.hasty)
     meta = {"task": "sum", "cells": _digits(picked)}
     return _multi_step(f"What is the sum of row {row + 1}?", thought, said, sum(picked), image, options, meta)
 

@@ -1,0 +1,115 @@
+"""From a `RunConfig` to what every loop needs: processor, model, engine; and the model folder at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from sail_train import dist
+from sail_train.cost import ModelShape, Tower
+from sail_train.engine.deepspeed import TrainEngine
+from sail_train.engine.rundir import RunDir
+from sail_train.loops.config import RunConfig
+from sail_train.model.build import build_model, save_model
+from sail_train.model.folder import resolve
+from sail_train.model.names import PARTS, part_of
+from sail_train.model.packed import PackedLM
+from sail_train.model.vlm import SailVLForConditionalGeneration
+from sail_train.processor.config import ProcessorConfig
+from sail_train.processor.processor import SailVLProcessor, build_processor
+
+log = logging.getLogger(__name__)
+
+
+def make_processor(config: RunConfig) -> SailVLProcessor:
+    """The processor of the run: its tokenizer from the language parent, where there is one, else from the config."""
+    parent = config.parents.get("model") or config.parents.get("language")
+    spec = config.model.image_spec
+    return build_processor(
+        ProcessorConfig(
+            tokenizer=str(resolve(parent)) if parent else config.model.language.tokenizer_path,
+            patch_size=spec.patch_size,
+            merge_size=spec.merge_size,
+            min_pixels=spec.min_pixels,
+            max_pixels=spec.max_pixels,
+            system=config.system,
+        )
+    )
+
+
+def make_model(config: RunConfig, processor: SailVLProcessor) -> SailVLForConditionalGeneration:
+    """The model that the stage starts from, on this rank's device, in fp32 (the engine casts)."""
+    torch.manual_seed(config.seed)
+    vlm = build_model(
+        config.model,
+        parents=config.parents,
+        seed=config.seed,
+        token_ids=processor.token_ids,
+        vocab_size=processor.vocab_size,
+    )
+    return vlm.to(dist.device())
+
+
+def make_engine(config: RunConfig, vlm: SailVLForConditionalGeneration, *, accumulation: int) -> TrainEngine:
+    """The engine around the packed model, parameters grouped by part."""
+    module = PackedLM(vlm).train()
+    parts: dict[str, list[tuple[str, torch.nn.Parameter]]] = {part: [] for part in PARTS}
+    for name, parameter in module.named_parameters():
+        parts[part_of(name)].append((name, parameter))
+    return TrainEngine(
+        module,
+        parts=parts,
+        optim=config.optim,
+        schedule=config.schedule,
+        engine=config.engine,
+        max_steps=config.train.max_steps,
+        accumulation=accumulation,
+    )
+
+
+def model_shape(config: RunConfig, vlm: SailVLForConditionalGeneration) -> ModelShape:
+    """Plain shapes of the model, for FLOPs and MFU."""
+    vision, language = config.model.vision, config.model.language
+    return ModelShape(
+        vision=Tower(
+            layers=vision.num_hidden_layers,
+            hidden=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+            heads=vision.num_attention_heads,
+            kv_heads=vision.num_attention_heads,
+            head_dim=vision.head_dim,
+            causal=False,
+        ),
+        patch_dim=config.model.image_spec.patch_dim,
+        merge=config.model.adapter.merge_size**2,
+        adapter_hidden=config.model.adapter.hidden_size or language.hidden_size,
+        language=Tower(
+            layers=language.num_hidden_layers,
+            hidden=language.hidden_size,
+            intermediate=language.intermediate_size,
+            heads=language.num_attention_heads,
+            kv_heads=language.num_key_value_heads,
+            head_dim=language.head_dim,
+            causal=True,
+        ),
+        vocab=vlm.config.text_config.vocab_size,
+        tied=language.tie_word_embeddings,
+    )
+
+
+def write_model(engine: TrainEngine, vlm: SailVLForConditionalGeneration, processor: SailVLProcessor, run: RunDir) -> Path:
+    """The run's model folder, whole or not at all. All ranks call it; rank 0 writes."""
+    weights = engine.full_state_dict()
+    if dist.is_main():
+        aside = run.model.with_name("model.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        save_model(vlm, aside, weights)
+        processor.save_pretrained(aside)
+        shutil.rmtree(run.model, ignore_errors=True)
+        os.rename(aside, run.model)
+    dist.barrier()
+    return run.model

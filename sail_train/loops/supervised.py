@@ -1,0 +1,168 @@
+"""The supervised loop: packed rows, next-token loss on what the assistant says.
+
+processor, model, engine, stream -> evaluate what we start from -> train -> save the model folder -> evaluate it.
+Alignment, pre-training and every kind of fine-tuning are this loop with other sources and learning rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sail_train import dist
+from sail_train.config import to_mapping
+from sail_train.data.stream import Stream
+from sail_train.engine.deepspeed import Loss, TrainEngine
+from sail_train.engine.loop import WorkStep, train
+from sail_train.engine.rundir import RunDir
+from sail_train.loops import setup
+from sail_train.loops.config import RunConfig
+from sail_train.loops.evaluation import evaluate_run, read_evaluation
+from sail_train.loops.outcome import Outcome
+from sail_train.loops.validation import Validation
+from sail_train.types import IGNORE_INDEX, Batch
+
+
+def run(config: RunConfig) -> Outcome:
+    """Trains one supervised stage, from where it was left if it was begun before."""
+    dist.init(timeout_minutes=config.engine.timeout_minutes)
+    run_dir = RunDir(config.run_dir)
+    processor = setup.make_processor(config)
+    vlm = setup.make_model(config, processor)
+    stream = Stream(config.data, processor, seed=config.seed, rank=dist.rank(), world=dist.world_size())
+    with stream:
+        fresh = not run_dir.checkpoints.exists()
+        before = evaluate_run(vlm, processor, config, phase="before") if config.eval.before and fresh else {}
+        engine = setup.make_engine(config, vlm, accumulation=stream.accumulation)
+        work = SupervisedWork(stream, engine, config, validation=Validation.of(config, processor))
+        trained = train(
+            engine,
+            work,
+            run_dir,
+            config=config.train,
+            log_config=config.log,
+            shape=setup.model_shape(config, vlm),
+            settings=to_mapping(config),
+        )
+    outcome = Outcome(status=trained.status, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds)
+    if trained.status == "finished":
+        folder = setup.write_model(engine, vlm, processor, run_dir)
+        with engine.unsharded():
+            after = evaluate_run(vlm, processor, config, phase="after")
+        outcome = replace(outcome, metrics_before=before or metrics_before(run_dir), metrics_after=after, model_dir=folder)
+    engine.close()
+    return outcome
+
+
+class SupervisedWork:
+    """Rows of the stream as work for the training loop."""
+
+    at_boundary = True
+
+    def __init__(
+        self, stream: Stream, engine: TrainEngine, config: RunConfig, *, validation: Validation | None
+    ) -> None:
+        self._stream = stream
+        self._engine = engine
+        self._loss, self._count = LOSSES[config.train.loss]
+        self._validation = validation
+        self._positions: Mapping[str, Any] = stream.positions
+
+    def next_step(self) -> WorkStep:
+        """The next global step. The one collective before the first backward is the denominator's."""
+        step = next(self._stream)
+        self._positions = step.positions
+        (denominator,) = dist.all_reduce_sums([float(sum(self._count(batch) for batch in step.batches))])
+        return WorkStep(
+            batches=step.batches,
+            loss=self._loss,
+            denominator=denominator,
+            sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches)},
+            quarantined=step.quarantined,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Positions of all ranks' streams, together."""
+        return {"positions": {k: v for part in dist.gather_objects(dict(self._positions)) for k, v in part.items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._stream.load_state(state["positions"])
+        self._positions = self._stream.positions
+
+    def validate(self) -> Mapping[str, float] | None:
+        return self._validation.measure(self._engine) if self._validation else None
+
+
+def metrics_before(run_dir: RunDir) -> dict[str, float]:
+    """The evaluation that an earlier start of this run made."""
+    return read_evaluation(run_dir.path).get("before", {}).get("metrics", {})
+
+
+def num_trained(batch: Batch) -> int:
+    return int((batch.labels != IGNORE_INDEX).sum())
+
+
+def num_samples(batch: Batch) -> int:
+    """Samples with a trained token."""
+    return len(sample_of_target(batch).unique())
+
+
+def sample_of_target(batch: Batch) -> Tensor:
+    """(N,) number of the sample that each trained position belongs to."""
+    positions = (batch.labels != IGNORE_INDEX).nonzero()[:, 0]
+    return torch.bucketize(positions, batch.cu_seqlens[1:].to(positions.dtype), right=True)
+
+
+def consumed(batches: tuple[Batch, ...]) -> dict[str, float]:
+    """Samples and tokens of each source: the mixture as it came."""
+    sums: dict[str, float] = {}
+    for batch in batches:
+        for source, length in zip(batch.sources, batch.cu_seqlens.diff().tolist(), strict=True):
+            sums[f"samples/{source}"] = sums.get(f"samples/{source}", 0.0) + 1.0
+            sums[f"tokens/{source}"] = sums.get(f"tokens/{source}", 0.0) + length
+    return sums
+
+
+def token_loss(module: torch.nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    """Summed negative log-likelihood of the trained tokens; divided by their global number, the token mean."""
+    losses = -_logprobs(module, batch)  # (N,)
+    return losses.sum(), _by_source(losses.detach(), batch)
+
+
+def sample_loss(module: torch.nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    """Sum over samples of their mean negative log-likelihood (the papers' 1/|D| form with equal weight a sample)."""
+    losses = -_logprobs(module, batch)  # (N,)
+    sample = sample_of_target(batch)
+    counts = torch.bincount(sample, minlength=len(batch.keys)).clamp(min=1)  # (num_samples,)
+    return (losses / counts[sample]).sum(), _by_source(losses.detach(), batch)
+
+
+def _logprobs(module: torch.nn.Module, batch: Batch) -> Tensor:
+    logprobs, _ = module(
+        batch.input_ids, batch.labels, batch.position_ids, batch.cu_seqlens, batch.patches, batch.grids
+    )
+    return logprobs
+
+
+def _by_source(losses: Tensor, batch: Batch) -> dict[str, Tensor | float]:
+    """Token losses summed by source, with their counts: reduced along with the step."""
+    sample = sample_of_target(batch)
+    summed = torch.zeros(len(batch.keys), device=losses.device).index_add_(0, sample, losses)
+    counts = torch.bincount(sample, minlength=len(batch.keys))
+    sums: dict[str, Tensor | float] = {}
+    for number, source in enumerate(batch.sources):
+        name = f"loss/{source}"
+        sums[name] = sums.get(name, 0.0) + summed[number]
+        sums[f"{name}:count"] = sums.get(f"{name}:count", 0.0) + counts[number]
+    return sums
+
+
+LOSSES: dict[str, tuple[Loss, Callable[[Batch], int]]] = {
+    "token": (token_loss, num_trained),
+    "sample": (sample_loss, num_samples),
+}
+"""By `train.loss`: the loss, and what a batch adds to its denominator."""
