@@ -27,6 +27,7 @@ IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 VIDEOS = frozenset({"mp4"})
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_OCTAL = re.compile(rb"[0-7]+")
 _REGULAR = frozenset({b"0", b"\0", b"7"})
 _DIRECTORY = b"5"
 _WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
@@ -236,10 +237,10 @@ def _number(field: bytes, offset: int) -> int:
     """A size in octal, or in base 256 where it did not fit."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
-    except ValueError:
-        raise BadSample("corrupt_shard", f"no tar header at byte {offset}") from None
+    digits = field.split(b"\0", 1)[0].strip() or b"0"
+    if not _OCTAL.fullmatch(digits):  # int() takes a minus sign, with which a shard would never end
+        raise BadSample("corrupt_shard", f"no tar header at byte {offset}")
+    return int(digits, 8)
 
 
 def _text(content: bytes) -> str:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from sail_train.config import to_dataclass
+from sail_train.data.config import DataConfig, SourceConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight": -1.0}, "weight=-1.0 must be 0"),
+        ({"max_bad": -0.1}, "max_bad=-0.1 must be a share below 1 or a whole count"),
+        ({"max_bad": 2.5}, "max_bad=2.5 must be"),
+        ({"think_flag": 1.5}, "think_flag=1.5 must be a share"),
+    ],
+)
+def test_impossible_source_values_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SourceConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seq_length": 0}, "seq_length=0 must be at least 1"),
+        ({"pack_buffer": 0}, "pack_buffer=0"),
+        ({"decode_threads": 0}, "decode_threads=0"),
+        ({"prefetch": -1}, "prefetch=-1 must be 0"),
+        ({"batch_rows": 6, "micro_batch": 4}, "batch_rows=6 is not a multiple of micro_batch=4"),
+    ],
+)
+def test_impossible_data_values_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**values)
+
+
+def test_shards_may_be_one_pattern_or_a_list() -> None:
+    assert to_dataclass(SourceConfig, {"shards": "a.tar"}).patterns == ["a.tar"]
+    assert to_dataclass(SourceConfig, {"shards": ["a.tar", "b.tar"]}).patterns == ["a.tar", "b.tar"]
+
+
+def test_configs_and_commands_are_imported_without_torch() -> None:
+    modules = "config tools.check tools.import_ tools.inspect writer"
+    code = "import sys;" + "".join(f"import sail_train.data.{module};" for module in modules.split())
+    heavy = "{'torch', 'transformers', 'webdataset', 'deepspeed'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", f"{code}print({heavy})"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
