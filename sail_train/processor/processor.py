@@ -227,8 +227,11 @@ class SailVLProcessor(ProcessorMixin):
         if not new:
             return
         backend = self.tokenizer.backend_tokenizer
-        # Control tokens in a text are text; transformers sets this anew on each of its own calls.
+        # Control tokens in a text are text. These settings outlive a call: transformers sets them anew on each of
+        # its own, and leaves behind the padding of its last, even in the saved file.
         backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
         try:
             encodings = backend.encode_batch(new, add_special_tokens=False)
         except (UnicodeError, TypeError) as error:  # a lone surrogate

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sail_train.config import to_dataclass
+from sail_train.processor.config import ProcessorConfig
+from sail_train.processor.processor import SailVLProcessor, build_processor, load_processor
+from sail_train.types import BadSample, Conversation, Message
+
+Make = Callable[..., Message]
+MakeConversation = Callable[..., Conversation]
+MakeImage = Callable[..., bytes]
+
+
+def test_a_sample_has_one_image_token_per_merged_patch(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation, encoded_image: MakeImage
+) -> None:
+    images = (encoded_image(24, 16), encoded_image(40, 8))
+    question = make_message("user", "a", None, "b", None)
+    conversation = make_conversation(question, make_message("assistant", "c"), images=images)
+    encoded = processor.encode(conversation, [(16, 24), (8, 40)])
+    assert encoded.grids == ((4, 6), (2, 10)) and encoded.images == images
+    assert (encoded.input_ids == processor.image_token_id).sum() == 6 + 5 == encoded.num_patches // 4
+    assert encoded.input_ids.dtype == encoded.labels.dtype == np.int32
+    assert not (encoded.labels == processor.image_token_id).any()
+
+
+@pytest.mark.parametrize("sizes", [[], [(8, 8), (8, 8)]])
+def test_a_wrong_number_of_images_is_a_bad_sample(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation, sizes: list[tuple[int, int]]
+) -> None:
+    conversation = make_conversation(make_message("user", None, "a"), make_message("assistant", "b"))
+    with pytest.raises(BadSample, match=f"image_count: 1 image parts for {len(sizes)} images"):
+        processor.encode(conversation, sizes)
+
+
+def test_a_sample_without_an_answer_is_a_bad_sample(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation
+) -> None:
+    with pytest.raises(BadSample, match="no_trained_token"):
+        processor.encode(make_conversation(make_message("user", "a")), [])
+    with pytest.raises(BadSample, match="no_trained_token"):
+        processor.encode(make_conversation(), [])
+
+
+def test_a_prompt_leaves_out_the_answer_and_holds_the_pixels(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation, encoded_image: MakeImage
+) -> None:
+    conversation = make_conversation(
+        make_message("user", None, "a"), make_message("assistant", "secret"), images=(encoded_image(30, 20),)
+    )
+    prompt = processor.prompt(conversation, uid="7", think="on", force=True)
+    assert prompt.uid == "7" and prompt.grids == ((4, 8),)
+    assert prompt.patches.shape == (32, 48) and prompt.patches.dtype == np.uint8
+    assert (prompt.input_ids == processor.image_token_id).sum() == 8
+    assert "secret" not in processor.decode(prompt.input_ids)
+
+
+def test_a_prompt_without_images_has_no_patches(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation
+) -> None:
+    prompt = processor.prompt(make_conversation(make_message("user", "a")), uid="0")
+    assert prompt.patches.shape == (0, 48) and prompt.grids == ()
+
+
+def test_decoding_drops_control_tokens_and_keeps_thoughts(processor: SailVLProcessor) -> None:
+    ids = processor.tokenizer.encode("<think>\na 3\n</think>\n\nb<|im_end|>")
+    for kind in (ids, np.asarray(ids), torch.tensor(ids)):
+        assert processor.decode(kind) == "<think>\na 3\n</think>\n\nb"
+
+
+def test_stop_tokens_end_a_turn_or_the_text(processor: SailVLProcessor) -> None:
+    assert processor.tokenizer.convert_ids_to_tokens(list(processor.stop_token_ids)) == ["<|im_end|>", "<|endoftext|>"]
+    assert processor.token_ids == {"image": processor.image_token_id, "eos": processor.stop_token_ids[0]} | {
+        "pad": processor.stop_token_ids[1]
+    }
+
+
+def test_cached_texts_stay_right_when_the_cache_is_cleared(
+    processor: SailVLProcessor, make_message: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [make_message("user", "what now?")]
+    first = processor.encode_prompt(messages, [])
+    monkeypatch.setattr("sail_train.processor.processor._CACHED_TEXTS", -1)
+    assert processor.encode_prompt(messages, []).tolist() == first.tolist()
+
+
+def test_padding_of_a_call_does_not_reach_later_samples(processor: SailVLProcessor, make_message: Make) -> None:
+    messages = [make_message("user", "new and rather long words"), make_message("user", "x")]
+    processor(text=["a", "b c d e f g h i j k l m n o p"])
+    ids = processor.encode_prompt(messages, []).tolist()
+    assert processor.token_ids["pad"] not in ids
+    processor.tokenizer("a long text again", truncation=True, max_length=2)
+    assert "entirely unseen question" in processor.decode(
+        processor.encode_prompt([make_message("user", "entirely unseen question")], [])
+    )
+
+
+def test_a_call_gives_left_padded_inputs_for_a_mixed_batch(processor: SailVLProcessor) -> None:
+    image = Image.new("RGB", (24, 16))
+    inputs = processor(text=["a<image>b", "a much longer text without any image in it"], images=[image])
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape
+    assert inputs["grids"].tolist() == [[4, 6]] and inputs["patches"].dtype == torch.uint8
+    assert inputs["attention_mask"][0, 0] == 0 and inputs["attention_mask"][:, -1].all()
+    assert (inputs["input_ids"][0] == processor.image_token_id).sum() == 6
+
+
+def test_images_come_flat_nested_as_bytes_or_as_paths(
+    processor: SailVLProcessor, encoded_image: MakeImage, tmp_path: Path
+) -> None:
+    data = encoded_image()
+    (tmp_path / "a.png").write_bytes(data)
+    expected = processor(text="<image>", images=data)["patches"]
+    for images in ([data], [[data]], str(tmp_path / "a.png"), [tmp_path / "a.png"]):
+        assert torch.equal(processor(text="<image>", images=images)["patches"], expected)
+
+
+def test_messages_with_images_become_inputs_in_one_call(processor: SailVLProcessor) -> None:
+    image = Image.new("RGB", (24, 16))
+    message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]}
+    inputs = processor.apply_chat_template(
+        [message], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, think="off"
+    )
+    assert set(inputs) == set(processor.model_input_names)
+    assert processor.decode(inputs["input_ids"][0]).endswith("what? /no_think\nassistant\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": "<image><image>", "images": [Image.new("RGB", (8, 8))]}, "2 <image> placeholders for 1 images"),
+        ({"text": "none", "images": [Image.new("RGB", (8, 8))]}, "0 <image> placeholders for 1 images"),
+        ({"text": "<image>"}, "1 <image> placeholders for 0 images"),
+        ({"images": []}, "text is missing"),
+        ({"text": "a", "videos": [1]}, "videos and audio are not read"),
+        ({"text": "<image>", "images": "https://example.org/a.png"}, "is no image"),
+        ({"text": "<image>", "images": [3]}, "'3' is no image"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(processor: SailVLProcessor, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)
+
+
+def test_a_saved_processor_loads_with_the_same_settings_and_ids(
+    processor: SailVLProcessor, make_message: Make, tmp_path: Path
+) -> None:
+    processor.system = None
+    processor.save_pretrained(tmp_path)
+    again = load_processor(tmp_path)
+    assert again.image_spec == processor.image_spec and again.system is None
+    assert again.token_ids == processor.token_ids and again.vocab_size == processor.vocab_size
+    messages = [make_message("user", "<think> 3 /think")]
+    assert again.encode_prompt(messages, []).tolist() == processor.encode_prompt(messages, []).tolist()
+    assert (tmp_path / "chat_template.jinja").read_text() == processor.chat_template
+
+
+def test_a_system_message_travels_with_the_processor(tokenizer_dir: Path, make_message: Make, tmp_path: Path) -> None:
+    processor = build_processor(ProcessorConfig(tokenizer=str(tokenizer_dir), system="Be kind."))
+    processor.save_pretrained(tmp_path)
+    text = load_processor(tmp_path).decode(load_processor(tmp_path).encode_prompt([make_message("user", "a")], []))
+    assert text.startswith("system\nBe kind.\nuser\na")
+    own = [make_message("system", "Mine."), make_message("user", "a")]
+    assert "Be kind" not in processor.decode(processor.encode_prompt(own, []))
+
+
+def test_a_folders_foreign_chat_template_is_not_used(processor: SailVLProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ 'foreign' }}")
+    assert load_processor(tmp_path).chat_template == processor.chat_template
+
+
+def test_a_missing_or_unfit_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a folder"):
+        build_processor(ProcessorConfig(tokenizer=str(tmp_path / "nowhere")))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Nonsense"}))
+    with pytest.raises(ValueError, match="holds no tokenizer that loads"):
+        build_processor(ProcessorConfig(tokenizer=str(tmp_path)))
+    with pytest.raises(ValueError, match="holds no processor"):
+        load_processor(tmp_path)
+
+
+def test_the_config_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="names no folder"):
+        to_dataclass(ProcessorConfig, {"tokenizer": ""})
+    with pytest.raises(ValueError, match="min_pixels=5000 exceeds max_pixels=4000"):
+        ProcessorConfig(tokenizer="t", min_pixels=5000, max_pixels=4000)
