@@ -65,9 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(job, conduct)
     finally:
-        # only where it was trained: a skipped run never imported torch
-        if "torch" in sys.modules:
-            dist.shutdown()
+        leave()
+
+
+def leave() -> None:
+    """Leaves the process group, the last thing a process does; one that only skipped never imported torch."""
+    if "torch" in sys.modules:
+        dist.shutdown()
 
 
 def refuse(error: ValueError) -> int:

@@ -97,12 +97,10 @@ def parents(config: RunConfig) -> dict[str, dict[str, str]]:
 
 def data(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Of each source: number of shards, bytes, and a hash of names and sizes. Held-out sources are named as such."""
-    groups = {"data.sources": config.data.sources, "valid": config.valid, "eval.suites": config.eval.suites}
-    return {
-        f"{group}.{name}": _shards(name, source.shards)
-        for group, sources in groups.items()
-        for name, source in sources.items()
-    }
+    used = {f"data.sources.{name}": source.shards for name, source in config.data.sources.items() if source.weight > 0}
+    used |= {f"valid.{name}": source.shards for name, source in config.valid.items()}
+    used |= {f"eval.suites.{name}": config.eval.suites[name].shards for name in config.eval.modes}
+    return {name: _shards(name.rpartition(".")[2], shards) for name, shards in used.items()}
 
 
 def _shards(name: str, shards: str | list[str]) -> dict[str, Any]:

@@ -92,6 +92,8 @@ def _move_aside(run_dir: Path) -> Path:
 
 def write_start(job: Job) -> None:
     """config.yaml and lineage.json, before the first step."""
+    # an earlier process's word on how it ended must not be taken for this one's
+    (job.run_dir / "outcome.json").unlink(missing_ok=True)
     text = yaml.safe_dump(job.written, sort_keys=False, allow_unicode=True, width=120)
     record = lineage.record(job)
     lineage.write_text(job.run_dir / "config.yaml", text)

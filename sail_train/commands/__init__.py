@@ -1,0 +1,19 @@
+"""What `sail-train COMMAND` does, one module a command; `COMMANDS` is the list.
+
+A command is `run(arguments) -> exit code` with a parser of its own. Heavy imports stand inside the functions, so that
+`--help` and a mistake answer at once.
+"""
+
+COMMANDS = {
+    "run": ("sail_train.commands.run:run", "train a recipe, stage after stage, or one stage"),
+    "config": ("sail_train.commands.show:run", "print a composed config and where each value comes from"),
+    "eval": ("sail_train.commands.evaluate:run", "score a model on held-out shards"),
+    "chat": ("sail_train.commands.chat:run", "ask a model about an image"),
+    "export": ("sail_train.commands.export:run", "write a model as a standalone Hugging Face folder"),
+    "report": ("sail_train.commands.report:run", "write the HTML report of a recipe's runs"),
+    "data synth": ("sail_train.data.synth.run:run", "make shards of real scanned digits, charts, shapes and text"),
+    "data import": ("sail_train.data.tools.importing:run", "make shards of your own JSON and images"),
+    "data check": ("sail_train.data.tools.check:run", "read every sample of shards and say what is wrong"),
+    "data inspect": ("sail_train.data.tools.inspect:run", "show samples of shards and what the model would see"),
+}
+"""Name (one or two words) -> "module:function", and what it does."""

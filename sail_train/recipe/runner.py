@@ -1,0 +1,95 @@
+"""`sail-train run`: check everything, prepare the data, train entry after entry, end with a table and a report.
+
+Nothing starts before every entry's config is composed and typed. An entry that is finished is skipped, one that was
+begun goes on; a shut gate, a failure or Ctrl-C ends the run, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sail_train import dist, train
+from sail_train.job.compose import Configs
+from sail_train.job.config import Recipe
+from sail_train.job.job import Job, load_recipe, resolve_entry
+from sail_train.job.overrides import Request
+from sail_train.job.state import Conduct
+from sail_train.recipe import launcher, summary
+from sail_train.recipe.launcher import Call
+from sail_train.recipe.prepare import prepare
+
+log = logging.getLogger(__name__)
+
+
+def run_recipe(
+    configs: Configs, request: Request, call: Call, *, until: str | None = None, ignore_code: bool = False
+) -> int:
+    """Runs the recipe that the request names, or the one entry of it; returns the exit code.
+
+    Raises:
+        ValueError: anything in the request, the recipe or its stages that is wrong.
+    """
+    assert request.recipe is not None
+    recipe = load_recipe(configs, request.recipe)
+    jobs = [resolve_entry(configs, recipe, entry, request) for entry in recipe.entries]
+    wanted = _chosen(recipe, jobs, stage=request.stage, until=until)
+    conduct = Conduct(force=request.force, explicit=request.stage is not None, ignore_code=ignore_code)
+    prepare(recipe.prepare, Path(jobs[0].config.data_dir))
+    if wanted[0].launcher.kind == "slurm":
+        return _queue(wanted, request.recipe, call, conduct)
+    console = Console()
+    code = 0
+    try:
+        for number, job in enumerate(wanted, start=1):
+            log.info("[%d/%d] %s (%s)", number, len(wanted), job.name, job.config.loop)
+            code = launcher.launch(job, request.recipe, call, conduct)
+            summary.write(jobs)
+            gc.collect()  # models of one stage hang in reference cycles with their engine
+            if code:
+                break
+    finally:
+        _conclude(jobs, console)
+    _explain(code, console)
+    return code
+
+
+def _chosen(recipe: Recipe, jobs: Sequence[Job], *, stage: str | None, until: str | None) -> list[Job]:
+    """The jobs to run: one, all, or all up to one."""
+    if stage is not None:
+        name = recipe.entry(stage).name
+        return [job for job in jobs if job.name == name]
+    last = len(jobs) if until is None else recipe.entries.index(recipe.entry(until)) + 1
+    return list(jobs[:last])
+
+
+def _queue(jobs: Sequence[Job], recipe: str, call: Call, conduct: Conduct) -> int:
+    queued = launcher.submit(jobs, recipe, call, conduct)
+    for name, number in queued.items():
+        log.info("%s is Slurm job %s", name, number)
+    if not queued:
+        log.info("every entry is finished")
+    return 0
+
+
+def _conclude(jobs: Sequence[Job], console: Console) -> None:
+    """The table and the report, also after a failure: that is when they are looked at."""
+    from sail_train.report.build import build_report
+
+    entries = summary.write(jobs)
+    console.print(summary.table(jobs, entries))
+    report = build_report(jobs[0].config.recipe_dir)
+    console.print(f"report: {report}", soft_wrap=True, highlight=False)
+
+
+def _explain(code: int, console: Console) -> None:
+    if code == train.EXIT_SAVED:
+        console.print("stopped and saved: the same command goes on from there")
+    elif code not in (0, train.EXIT_GATE, train.EXIT_USAGE):
+        console.print("failed: see above; the same command goes on from the last checkpoint")
+    if dist.is_main() and code == 0:
+        log.info("done")
