@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen3Config
 from transformers.utils.logging import disable_progress_bar
@@ -136,9 +137,10 @@ def load_model(directory: str | Path, *, dtype: str = "float32") -> SailVLForCon
             dtype=choice("dtype", dtype, DTYPES),
             local_files_only=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, info[problem])):

@@ -114,8 +114,8 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Images enter with the prompt alone: afterwards their keys and values are in the cache."""
-        if kwargs.get("past_key_values") is not None and not kwargs.get("is_first_iteration", True):
+        """With a cache, images enter with the prompt alone: afterwards their keys and values are in it."""
+        if kwargs.get("use_cache", True) and not kwargs.get("is_first_iteration", False):
             kwargs["patches"] = kwargs["grids"] = None
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
