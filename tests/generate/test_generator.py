@@ -32,7 +32,7 @@ def test_logprobs_equal_a_plain_forward_on_text_and_images(model, make_prompts, 
 def test_swapped_images_change_the_logprobs(model, make_prompts, reference_logprobs):
     prompts = [p for p in make_prompts(8) if p.grids]
     result = make(model).generate(prompts, Sampling(max_new_tokens=8))
-    other = dataclasses.replace(prompts[0], patches=prompts[1].patches)
+    other = dataclasses.replace(prompts[0], patches=255 - prompts[0].patches)
     expected = reference_logprobs(other, result[0][0].token_ids)
     assert (torch.tensor(result[0][0].logprobs) - expected).abs().max() > 1e-2
 
@@ -40,8 +40,8 @@ def test_swapped_images_change_the_logprobs(model, make_prompts, reference_logpr
 @pytest.mark.parametrize("max_batch", [1, 4, 7, 64])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_completions_do_not_depend_on_the_batch_size(model, make_prompts, max_batch, temperature):
-    prompts = make_prompts(12)
-    sampling = Sampling(max_new_tokens=30, n=4, temperature=temperature, seed=5)
+    prompts = make_prompts(8)
+    sampling = Sampling(max_new_tokens=24, n=3, temperature=temperature, seed=5)
     alone = [make(model).generate([p], sampling)[0] for p in prompts]
     together = make(model, max_batch=max_batch).generate(prompts, sampling)
     assert tokens(together) == tokens(alone)
@@ -106,9 +106,10 @@ def test_frequencies_follow_the_distribution(model, make_prompts, reference_logp
 
 
 def test_a_prompt_with_images_is_embedded_once_for_all_its_completions(model, make_prompts):
-    before = model.embed_calls
+    calls = []
+    model.vision.register_forward_hook(lambda *_: calls.append(1))
     make(model).generate(make_prompts(1), Sampling(max_new_tokens=10, n=8))
-    assert model.embed_calls == before + 1
+    assert len(calls) == 1
 
 
 def test_top_k_of_one_is_greedy_with_certainty(model, make_prompts):
@@ -124,8 +125,8 @@ def test_training_mode_comes_back_even_after_an_error(model, make_prompts):
     model.vision.eval()
     make(model).generate(make_prompts(2), Sampling(max_new_tokens=2))
     assert model.training and model.language_model.training and not model.vision.training
-    broken = dataclasses.replace(make_prompts(1)[0], patches=np.zeros((1, 12), np.uint8))
-    with pytest.raises(RuntimeError):
+    broken = dataclasses.replace(make_prompts(1)[0], patches=np.zeros((1, 48), np.uint8))
+    with pytest.raises(ValueError, match="patches"):
         make(model).generate([broken], Sampling(max_new_tokens=2))
     assert model.training
 
