@@ -19,7 +19,7 @@ from transformers import GenerationConfig, Qwen3Config
 from transformers.utils.logging import disable_progress_bar
 
 from sail_train.config import choice
-from sail_train.model.config import LanguageConfig, ModelConfig
+from sail_train.model.config import AdapterConfig, LanguageConfig, ModelConfig, VisionConfig
 from sail_train.model.folder import read_config, resolve, tensors, weight_files
 from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.names import PARTS
@@ -42,7 +42,7 @@ def build_model(
     vocab_size: int,
     dtype: str = "float32",
 ) -> SailVLForConditionalGeneration:
-    """The model that a stage starts from.
+    """The model that a stage starts from, in training mode.
 
     `parents` are model folders or run directories: "model" is a whole model; "vision", "adapter" and "language"
     go before the part's `path` in the config; other keys are ignored. `token_ids` are the tokenizer's "image",
@@ -56,16 +56,16 @@ def build_model(
     if "language" in folders:
         rows = max(vocab_size, _language_values(read_config(folders["language"])).get("vocab_size", 0))
     vlm = SailVLForConditionalGeneration(hf_config(config, token_ids=token_ids, vocab_size=rows))
+    stds = {part: own.initializer_range for part, own in _parts(config).items()}
     for part, prefix in PARTS.items():
         module = vlm.get_submodule(prefix.removesuffix("."))
-        std = config.vision.initializer_range if part == "vision" else config.language.initializer_range
-        initialise(module, std=std, generator=_generator(seed, part))
+        initialise(module, std=stds[part], generator=_generator(seed, part))
         if part in folders:
             check_shapes(config, folders[part], part)
             _load_part(module, folders[part], part, _generator(seed, f"{part}/rows"))
     vlm.language_model.tie_weights()
     vlm.generation_config = _generation_config(token_ids)
-    return vlm.to(choice("dtype", dtype, DTYPES))
+    return vlm.to(choice("dtype", dtype, DTYPES)).train()  # type: ignore[arg-type]
 
 
 def hf_config(config: ModelConfig, *, token_ids: Mapping[str, int], vocab_size: int) -> SailVLConfig:
@@ -126,13 +126,13 @@ def save_model(
 
 
 def load_model(directory: str | Path, *, dtype: str = "float32") -> SailVLForConditionalGeneration:
-    """The model of a model folder or run directory; ValueError if it is not a whole sail_vl model."""
+    """The model of a model folder or run directory, in eval mode; ValueError if it is not a whole sail_vl model."""
     folder = resolve(directory)
     if (found := read_config(folder).get("model_type")) != SailVLConfig.model_type:
         raise ValueError(f"{folder} holds a {found!r} model, not {SailVLConfig.model_type!r}")
     weight_files(folder)
     try:
-        vlm, info = SailVLForConditionalGeneration.from_pretrained(
+        loaded: Any = SailVLForConditionalGeneration.from_pretrained(
             folder,
             dtype=choice("dtype", dtype, DTYPES),
             local_files_only=True,
@@ -142,6 +142,7 @@ def load_model(directory: str | Path, *, dtype: str = "float32") -> SailVLForCon
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
+    vlm, info = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, info[problem])):
             raise ValueError(f"{folder} has {problem.replace('_', ' ')}: {', '.join(names[:5])} ({len(names)} in all)")
@@ -158,12 +159,15 @@ def _whole(
         raise ValueError(f"{folder} has {rows} embeddings for a tokenizer of {vocab_size}; it was trained with another")
     if (found := vlm.config.image_token_id) != token_ids["image"]:
         raise ValueError(f"{folder} takes token {found} for an image, the tokenizer {token_ids['image']}; another's?")
-    return vlm
+    return vlm.train()  # loading leaves it in eval mode, in which layers ignore activation checkpointing
+
+
+def _parts(config: ModelConfig) -> dict[str, VisionConfig | AdapterConfig | LanguageConfig]:
+    return {"vision": config.vision, "adapter": config.adapter, "language": config.language}
 
 
 def _folders(config: ModelConfig, parents: Mapping[str, str]) -> dict[str, Path]:
-    paths = {"vision": config.vision.path, "adapter": config.adapter.path, "language": config.language.path}
-    chosen = {part: parents.get(part) or path for part, path in paths.items()}
+    chosen = {part: parents.get(part) or own.path for part, own in _parts(config).items()}
     return {part: resolve(path) for part, path in chosen.items() if path}
 
 

@@ -58,6 +58,8 @@ class AdapterConfig:
     """Side, in patches, of the square that becomes one token."""
     hidden_size: int | None = None
     """Width between the two layers; null: the language model's."""
+    initializer_range: float = 0.02
+    """Standard deviation of random weights."""
 
 
 @dataclass(kw_only=True)
@@ -80,7 +82,7 @@ class LanguageConfig:
     max_position_embeddings: int = 32_768
     """Longest sequence that the model is meant for; nothing is allocated for it."""
     initializer_range: float = 0.02
-    """Standard deviation of random weights, the adapter's included."""
+    """Standard deviation of random weights."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

@@ -117,7 +117,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """With a cache, images enter with the prompt alone: afterwards their keys and values are in it."""
         if kwargs.get("use_cache", True) and not kwargs.get("is_first_iteration", False):
             kwargs["patches"] = kwargs["grids"] = None
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[arg-type,misc]
 
     def _expand_inputs_for_generation(  # type: ignore[override]
         self,
@@ -132,7 +132,12 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if expand_size > 1 and grids is not None and len(grids) and input_ids is not None:
             assert patches is not None
             patches, grids = self._repeat_images(input_ids, patches, grids, expand_size)
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        input_ids, kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size,
+            is_encoder_decoder,
+            input_ids,  # type: ignore[arg-type]
+            **kwargs,
+        )
         return input_ids, {**kwargs, "patches": patches, "grids": grids}
 
     def _repeat_images(self, input_ids: Tensor, patches: Tensor, grids: Tensor, times: int) -> tuple[Tensor, Tensor]:

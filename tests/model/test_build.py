@@ -107,6 +107,7 @@ def test_a_whole_parent_is_taken_as_it_is(make_model: Make, parent: Path) -> Non
     model = make_model(seed=0, parents={"model": str(parent)})
     for part in ("vision", "adapter", "language"):
         assert same(weights(model, part), weights(load_model(parent), part))
+    assert model.training and make_model().training and not load_model(parent).training
 
 
 def test_a_saved_model_computes_the_same(make_model: Make, tmp_path: Path, make_sample: Callable) -> None:
