@@ -151,6 +151,7 @@ class TrainEngine:
 
     def _backward(self, batches: Sequence[Batch], loss: Loss, scale: float) -> dict[str, float]:
         """Accumulates gradients of `scale` x loss; returns this rank's sums, the loss among them."""
+        self._gradients.begin()
         sums: dict[str, torch.Tensor | float] = {_LOSS: 0.0}
         losses: list[torch.Tensor] = []
         for index, batch in enumerate(batches):

@@ -16,6 +16,10 @@ from sail_train import dist
 
 
 class Gradients(Protocol):
+    def begin(self) -> None:
+        """Before the step's first forward."""
+        ...
+
     def tensors(self) -> list[torch.Tensor]:
         """The reduced gradients that this rank's optimizer reads; scaling them in place clips."""
         ...
@@ -35,6 +39,9 @@ class Replicated:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
 
+    def begin(self) -> None:
+        pass
+
     def tensors(self) -> list[torch.Tensor]:
         return [p.grad for p in self.engine.module.parameters() if p.grad is not None]
 
@@ -50,6 +57,9 @@ class _Owned:
 
     def __init__(self, engine: Any) -> None:
         self.optimizer = engine.optimizer
+
+    def begin(self) -> None:
+        pass
 
     def tensors(self) -> list[torch.Tensor]:
         raise NotImplementedError
@@ -93,6 +103,11 @@ class Partitioned(_Owned):
 class Sharded(_Owned):
     """ZeRO 3: views of one flat buffer; in the master weights' .grad when offloaded."""
 
+    def begin(self) -> None:
+        # Only parameters with a gradient are written to the buffer: one that this step does not use would otherwise
+        # be updated once more with an earlier step's gradient.
+        self.optimizer.grad_partitions_flat_buffer.zero_()
+
     def tensors(self) -> list[torch.Tensor]:
         if self.optimizer.offload_optimizer:
             return [master.grad for master in self.optimizer.fp32_partitioned_groups_flat]
@@ -101,9 +116,6 @@ class Sharded(_Owned):
     def clear(self) -> None:
         self.optimizer._pre_step()
         self.optimizer._overflow_clean_up(1.0)
-        # The first micro step copies into the buffer only where a parameter has a gradient; what is left of a
-        # skipped step (NaN) or of an earlier one would be taken for a gradient elsewhere.
-        self.optimizer.grad_partitions_flat_buffer.zero_()
 
 
 def gradients_of(engine: Any, *, zero_stage: int) -> Gradients:

@@ -5,11 +5,11 @@ Every key that has a surprising default is written out; the reasons stand beside
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,12 +52,23 @@ def _zero(config: EngineConfig) -> dict[str, Any]:
     return zero
 
 
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: EngineConfig, *, accumulation: int) -> Any:
     """A DeepSpeed engine around `module`; joins the process group first if nobody has."""
     dist.init(timeout_minutes=config.timeout_minutes)
     os.environ.setdefault("LOCAL_RANK", str(dist.local_rank()))  # it asserts the variable, also for one process
     if dist.device().type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it had to guess
+        os.environ.setdefault("LOCAL_SIZE", "1")  # else ZeRO 3 forks numactl in every micro step to count devices
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -66,7 +77,14 @@ def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Eng
     deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
     # torch's new names for two collectives that DeepSpeed calls by the old ones: one line per step and rank otherwise.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-    with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory reports
+    from deepspeed.runtime import bf16_optimizer
+
+    with (
+        # A check for Muon imports it, its decorators compile, and that imports inductor: 4 s for nothing.
+        _replaced(torch, "compile", lambda function=None, **_: function or (lambda decorated: decorated)),
+        # Prints memory reports after a garbage collection each: as long again.
+        _replaced(bf16_optimizer, "see_memory_usage", lambda *_, **__: None),
+    ):
         engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(config, accumulation=accumulation)
         )

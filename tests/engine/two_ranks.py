@@ -1,0 +1,289 @@
+"""Checks that need two ranks, all in one launch: torchrun --nproc-per-node 2 two_ranks.py <directory>.
+
+Each rank writes {check: "ok" or a traceback} to <directory>/results-<rank>.json; test_two_ranks.py reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import engine_tiny as tiny
+import torch
+from engine_work import TinyWork, train_tiny
+
+from sail_train import dist
+from sail_train.engine.checkpoint import Checkpoints, SaveFailed
+from sail_train.engine.deepspeed import ReplicasDiffer
+from sail_train.engine.loop import RunDir
+from sail_train.engine.sums import Sums
+
+ROOT = Path(sys.argv[1])
+
+
+def check_parity(stage: int, precision: str) -> None:
+    """Ten steps equal one process with the whole batch and plain torch AdamW."""
+    losses, norms, weights = tiny.reference(10)
+    engine = tiny.make_engine(stage, precision)
+    results = tiny.run_steps(engine, 0, 10)
+    # fp32: sums of a few hundred terms in another order differ by some 1e-7 relative, AdamW turns that into at most a
+    # fraction of lr where a gradient is near 0. bf16: 8 bits of mantissa in weights and activations.
+    loss_tolerance, weight_tolerance = (2e-6, 2e-5) if precision == "fp32" else (2e-2, 5e-2)
+    for step, result in enumerate(results):
+        assert abs(result.loss - losses[step]) < loss_tolerance * abs(losses[step]), (step, result.loss, losses[step])
+        assert abs(result.grad_norm - norms[step]) < 10 * loss_tolerance * norms[step], (step, result.grad_norm, norms)
+    for name, weight in tiny.weights_of(engine).items():
+        assert torch.allclose(weight, weights[name], atol=weight_tolerance, rtol=0), (name, weight - weights[name])
+    assert engine.step_count == 10 and not any(result.skipped for result in results)
+    engine.close()
+
+
+def check_skip(stage: int, precision: str, kind: str, bad: float) -> None:
+    """A bad step changes no bit, and the run goes on as if it had not been."""
+    control, engine = tiny.make_engine(stage, precision), tiny.make_engine(stage, precision)
+    directory = ROOT / f"skip-{stage}-{precision}-{kind}-{bad}"
+    tiny.run_steps(control, 0, 2)
+    tiny.run_steps(engine, 0, 2)
+    before = engine.learning_rates()
+    result = tiny.run_step(engine, 77, tiny.spoilt_loss(kind, bad, rank=1))
+    assert result.skipped and not math.isfinite(result.loss + result.grad_norm)
+    assert (engine.step_count, engine.skipped_count, engine.bad_in_a_row) == (2, 1, 1)
+    assert engine.learning_rates() == before
+    engine.skipped_count, engine.bad_in_a_row = 0, 0  # what may differ
+    assert tiny.digest(engine, directory / "skipped") == tiny.digest(control, directory / "control")
+    assert [result.loss for result in tiny.run_steps(engine, 2, 4)] == [
+        result.loss for result in tiny.run_steps(control, 2, 4)
+    ]
+    assert tiny.digest(engine, directory / "skipped") == tiny.digest(control, directory / "control")
+    control.close()
+    engine.close()
+
+
+def check_resume(stage: int, precision: str) -> None:
+    """Saved after two steps and loaded into a new engine, the next steps give the same bits."""
+    directory = ROOT / f"resume-{stage}-{precision}"
+    engine = tiny.make_engine(stage, precision)
+    tiny.run_steps(engine, 0, 2)
+    tiny.digest(engine, directory / "saved")
+    resumed = tiny.make_engine(stage, precision, module=tiny.Packed(seed=5))
+    resumed.load(directory / "saved")
+    assert resumed.step_count == 2
+    losses = [result.loss for result in tiny.run_steps(engine, 2, 5)]
+    assert [result.loss for result in tiny.run_steps(resumed, 2, 5)] == losses
+    assert tiny.digest(resumed, directory / "resumed") == tiny.digest(engine, directory / "whole")
+    engine.close()
+    resumed.close()
+
+
+def check_resume_at_another_stage() -> None:
+    """A checkpoint of one ZeRO stage continues at every other one."""
+    directory = ROOT / "restage"
+    source = tiny.make_engine(2)
+    tiny.run_steps(source, 0, 2)
+    tiny.digest(source, directory / "saved")
+    expected = tiny.weights_of(source)
+    losses = [result.loss for result in tiny.run_steps(source, 2, 4)]
+    for stage in (0, 1, 3):
+        engine = tiny.make_engine(stage, module=tiny.Packed(seed=5))
+        engine.load(directory / "saved")
+        assert all(torch.equal(weight, expected[name]) for name, weight in tiny.weights_of(engine).items()), stage
+        for result, loss in zip(tiny.run_steps(engine, 2, 4), losses, strict=True):
+            assert abs(result.loss - loss) < 2e-6 * loss, stage
+        engine.close()
+    source.close()
+
+
+def check_resume_from_one_rank() -> None:
+    """A checkpoint that one rank wrote continues on two (test_two_ranks.py wrote it, and compares)."""
+    engine = tiny.make_engine(3, module=tiny.Packed(seed=5))
+    engine.load(ROOT / "one-rank")
+    losses = [result.loss for result in tiny.run_steps(engine, 2, 4)]
+    for loss, expected in zip(losses, json.loads((ROOT / "one-rank.json").read_text()), strict=True):
+        assert abs(loss - expected) < 2e-6 * expected
+    engine.close()
+
+
+def check_leaves_checkpoints_of_two_ranks() -> None:
+    """For test_two_ranks.py, which loads them on one rank."""
+    for stage, precision in tiny.MODES:
+        engine = tiny.make_engine(stage, precision)
+        tiny.run_steps(engine, 0, 2)
+        tiny.digest(engine, ROOT / f"two-ranks-{stage}-{precision}")
+        losses = [result.loss for result in tiny.run_steps(engine, 2, 4)]
+        (ROOT / f"two-ranks-{stage}-{precision}.json").write_text(json.dumps(losses))
+        engine.close()
+
+
+def check_frozen_parts() -> None:
+    """Frozen parts keep their bits, and a checkpoint knows on which frozen weights it stood."""
+    for stage in (0, 1, 2, 3):
+        engine = tiny.make_engine(stage, lr={"adapter": 1e-2})
+        before = tiny.weights_of(engine)
+        tiny.run_steps(engine, 0, 2)
+        for name, weight in tiny.weights_of(engine).items():
+            assert torch.equal(weight, before[name]) == ("adapter" not in name), (stage, name)
+        tiny.digest(engine, ROOT / f"frozen-{stage}")
+        engine.load(ROOT / f"frozen-{(stage + 1) % 4 if stage < 3 else 2}") if stage == 3 else None
+        other = tiny.make_engine(stage, lr={"adapter": 1e-2}, module=tiny.Packed(seed=5))
+        try:
+            other.load(ROOT / f"frozen-{stage}")
+            raise AssertionError("loaded on other frozen weights")
+        except ValueError as error:
+            assert "other frozen weights" in str(error)
+        engine.close()
+        other.close()
+
+
+def check_generation_with_different_numbers_of_forwards() -> None:
+    """Ranks may stop at different lengths inside `unsharded`, and training goes on as if nothing had been."""
+    for stage, precision in tiny.MODES:
+        control, engine = tiny.make_engine(stage, precision), tiny.make_engine(stage, precision)
+        for current in (control, engine):
+            tiny.run_steps(current, 0, 2)
+        for _ in range(2):
+            with engine.unsharded() as module, torch.no_grad():
+                for index in range(3 + 4 * dist.rank()):
+                    logprobs = module(tiny.make_batch(index))
+                    assert torch.isfinite(module.vlm.language_model[0].weight).all() and logprobs.shape == (5,)
+            losses = [[result.loss for result in tiny.run_steps(current, 2, 4)] for current in (control, engine)]
+            assert losses[0] == losses[1], (stage, precision, losses)
+        state = engine.full_state_dict()
+        if dist.is_main():
+            module = tiny.Packed()
+            module.load_state_dict(state)
+            assert state["vlm.adapter.weight"].shape == (tiny.HIDDEN, tiny.HIDDEN)
+        else:
+            assert state == {}
+        control.close()
+        engine.close()
+
+
+def check_unused_parameter() -> None:
+    """A part that a step does not use gets no gradient of an earlier step."""
+
+    def text_only(module: torch.nn.Module, batch: object) -> tuple[torch.Tensor, dict[str, float]]:
+        return -module(batch, images=False).sum(), {}
+
+    norms = []
+    for stage, precision in tiny.FP32:
+        engine = tiny.make_engine(stage, precision)
+        tiny.run_step(engine, 0)
+        norms.append(tiny.run_step(engine, 1, text_only).grad_norm)
+        engine.close()
+    assert all(abs(norm - norms[0]) < 1e-5 * norms[0] for norm in norms), norms
+
+
+def check_replicas_that_differ() -> None:
+    """One rank computing with other weights is found and named."""
+    engine = tiny.make_engine(1)
+    engine.check_replicas()
+    if dist.rank() == 1:
+        weight = next(engine.module.parameters())
+        weight.data.view(-1)[0] = torch.nextafter(weight.data.view(-1)[0], torch.tensor(9.0))
+    try:
+        engine.check_replicas()
+        raise AssertionError("not found")
+    except ReplicasDiffer as error:
+        assert "rank 1" in str(error)
+    engine.close()
+
+
+def check_dist() -> None:
+    """Sums, JSON and broadcasts between ranks."""
+    rank = dist.rank()
+    assert dist.all_reduce_sums([1.0, 2.0**-40 + rank]) == [2.0, 2.0**-39 + 1]
+    assert dist.all_reduce_sums([]) == []
+    assert math.isnan(dist.all_reduce_sums([math.nan if rank == 1 else 0.0])[0])
+    assert dist.gather_objects({"rank": rank, "text": "é" * 50 * rank}) == [
+        {"rank": 0, "text": ""},
+        {"rank": 1, "text": "é" * 50},
+    ]
+    assert dist.broadcast_json(["first", 3.5] if rank == 0 else "ignored") == ["first", 3.5]
+    dist.barrier()
+
+
+def check_sums_with_unknown_names() -> None:
+    """Ranks that know different names agree on all of them, whenever they first appear."""
+    sums = Sums()
+    assert sums.reduce({"a": 1.0, "b": 1.0} if dist.rank() else {"a": 2.0}) == {"a": 3.0, "b": 1.0}
+    assert sums.reduce({"a": 1.0}) == {"a": 2.0, "b": 0.0}
+    assert sums.reduce({"c": 5.0} if dist.is_main() else {}) == {"a": 0.0, "b": 0.0, "c": 5.0}
+    assert sums.reduce({}) == {"a": 0.0, "b": 0.0, "c": 0.0}
+
+
+def check_failed_save_on_one_rank() -> None:
+    """A full disk on one rank is a SaveFailed on all; what was there stays."""
+    checkpoints = Checkpoints(ROOT / "failing", keep=2)
+    good = checkpoints.save(1, lambda directory: (directory / f"{dist.rank()}.txt").write_text("x") and None)
+
+    def write(directory: Path) -> None:
+        (directory / f"{dist.rank()}.txt").write_text("y")
+        if dist.rank() == 1:
+            raise OSError(28, "No space left on device")
+
+    try:
+        checkpoints.save(2, write)
+        raise AssertionError("saved")
+    except SaveFailed as error:
+        assert "rank 1" in str(error) and "No space left" in str(error)
+    dist.barrier()
+    assert [path.name for path in (ROOT / "failing").iterdir()] == ["step-00000001"]
+    assert checkpoints.latest() == (good, [])
+
+
+def check_signal_to_one_rank() -> None:
+    """SIGTERM to rank 1 alone: both save after the same step; resumed, the run equals an uninterrupted one."""
+
+    def tell(step: int) -> None:
+        if dist.rank() == 1 and step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = train_tiny(ROOT / "signal-whole", stage=2)
+    stopped = train_tiny(ROOT / "signal-stopped", stage=2, before_step=tell)
+    assert (stopped.status, stopped.steps) == ("stopped", 4), stopped
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert dist.gather_objects(stopped.steps) == [4, 4]
+    finished = train_tiny(ROOT / "signal-stopped", stage=2)
+    assert (finished.status, finished.steps) == ("finished", whole.steps)
+    if dist.is_main():
+        assert TinyWork.comparable(ROOT / "signal-stopped") == TinyWork.comparable(ROOT / "signal-whole")
+        reports = [json.loads(line) for line in (ROOT / "signal-whole" / "quarantine.jsonl").read_text().splitlines()]
+        assert {report["rank"] for report in reports} == {0, 1}
+    dist.barrier()
+    assert RunDir(ROOT / "signal-whole").path.exists()
+
+
+def checks() -> Iterator[tuple[str, Callable[[], None]]]:
+    for stage, precision in tiny.MODES:
+        yield f"parity-{stage}-{precision}", lambda s=stage, p=precision: check_parity(s, p)
+        yield f"resume-{stage}-{precision}", lambda s=stage, p=precision: check_resume(s, p)
+        for kind, bad in (("loss", math.nan), ("loss", math.inf), ("gradient", math.nan), ("gradient", -math.inf)):
+            name = f"skip-{stage}-{precision}-{kind}-{bad}"
+            yield name, lambda s=stage, p=precision, k=kind, b=bad: check_skip(s, p, k, b)
+    for name, check in globals().items():
+        if name.startswith("check_") and name not in ("check_parity", "check_resume", "check_skip"):
+            yield name.removeprefix("check_"), check
+
+
+def main() -> None:
+    dist.setup_logging()
+    dist.init(timeout_minutes=1)
+    results = {}
+    for name, check in checks():
+        try:
+            check()
+            results[name] = "ok"
+        except Exception:
+            results[name] = traceback.format_exc()
+        (ROOT / f"results-{dist.rank()}.json").write_text(json.dumps(results, indent=1))
+    dist.shutdown()
+
+
+if __name__ == "__main__":
+    main()
