@@ -44,6 +44,8 @@ class SuiteConfig:
 
     shards: str | list[str]
     """Paths, globs or braces of webdataset shards, as in `data.sources`."""
+    format: str = "messages"
+    """How a sample's files become a conversation: a name in `sail_train.data.FORMATS`."""
     limit: int = 512
     """Prompts taken, from the first on; 512 give a standard error of at most 2.2 points. 0 takes all."""
     blank_images: bool = False
@@ -51,7 +53,7 @@ class SuiteConfig:
 
     def __post_init__(self) -> None:
         if self.limit < 0:
-            raise ValueError(f"eval.suites: limit={self.limit} must be 0 (all) or more")
+            raise ValueError(f"limit={self.limit} must be 0 (all) or more")
 
 
 @dataclass(kw_only=True)
@@ -72,8 +74,6 @@ class EvalConfig:
     """Completions a prompt in modes with a temperature; their mean is the prompt's score (mean@k)."""
     before: bool = True
     """Whether the model that a stage starts from is evaluated too (`metrics_before` of the summary)."""
-    every: int = 0
-    """Evaluate also every so many optimizer steps; 0 only at the stage's ends."""
     show: int = 6
     """Right and wrong samples of each suite whose images are kept for the report, each so many."""
 
@@ -84,7 +84,7 @@ class EvalConfig:
                 raise ValueError(f"eval.modes.{suite} is empty; name modes ({', '.join(MODES)}) or leave the suite out")
             for mode in modes:
                 choice(f"eval.modes.{suite}", mode, MODES)
-        for name, least in (("limit", 0), ("max_new_tokens", 1), ("batch_size", 1), ("samples", 1), ("every", 0)):
+        for name, least in (("limit", 0), ("max_new_tokens", 1), ("batch_size", 1), ("samples", 1), ("show", 0)):
             if vars(self)[name] < least:
                 raise ValueError(f"eval.{name}={vars(self)[name]} must be at least {least}")
 

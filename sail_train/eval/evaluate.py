@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from sail_train import dist
 from sail_train.eval.blank import blank
 from sail_train.eval.config import MODES, EvalConfig, Mode
-from sail_train.eval.grading import answer_text, grade, prompt_text
+from sail_train.eval.grading import answer_text, figures, prompt_text, request
 from sail_train.eval.tally import by_prompt, paired, summarise
 from sail_train.generate.generator import Generator
-from sail_train.types import BadSample, Conversation, Prompt, Sampling
+from sail_train.rewards import verify_all
+from sail_train.rewards.config import VerifierConfig
+from sail_train.types import BadSample, Completion, Conversation, Prompt, Sampling
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
@@ -33,13 +35,29 @@ IN_FLIGHT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalResult:
+class PassResult:
+    """One suite asked in one mode."""
+
     metrics: dict[str, float]
     """"read/greedy" and what belongs to it, see `tally.summarise`."""
+    scores: list[float | None]
+    """Score of each prompt in order (None: not graded), to pair with another asking of the same prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    passes: dict[str, PassResult]
+    """By "<suite>/<mode>"."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """One record per answer, by suite, mode and prompt."""
-    scores: dict[str, list[float | None]] = field(default_factory=dict)
-    """"read/greedy" -> score of each prompt in order, to pair with another evaluation of the same prompts."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of all passes, and of the modes compared on the same prompts."""
+        merged: dict[str, float] = {}
+        for one in self.passes.values():
+            merged |= one.metrics
+        return merged | compare_modes({name: one.scores for name, one in self.passes.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +67,7 @@ class Asker:
     generator: Generator
     processor: SailVLProcessor
     config: EvalConfig
+    verifier: VerifierConfig
     seed: int
     rank: int
     world: int
@@ -61,6 +80,7 @@ def evaluate(
     config: EvalConfig,
     *,
     seed: int,
+    verifier: VerifierConfig | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> EvalResult:
@@ -69,6 +89,7 @@ def evaluate(
     Args:
         model: a `SailVLForConditionalGeneration`; under ZeRO 3 with its parameters gathered.
         suites: held-out conversations by name, each with an answer and a verifier; cut to the config's limits here.
+        verifier: how answers are verified; None takes the defaults of `rewards.verifier`.
         rank, world: prompt i is asked by rank i mod `world`; every rank gets the whole result.
 
     Raises:
@@ -81,20 +102,26 @@ def evaluate(
         max_batch=config.batch_size,
         banned_token_ids=(processor.image_token_id,),
     )
-    asker = Asker(generator=generator, processor=processor, config=config, seed=seed, rank=rank, world=world)
-    metrics: dict[str, float] = {}
+    asker = Asker(
+        generator=generator,
+        processor=processor,
+        config=config,
+        verifier=verifier or VerifierConfig(),
+        seed=seed,
+        rank=rank,
+        world=world,
+    )
+    passes: dict[str, PassResult] = {}
     samples: list[dict[str, Any]] = []
-    scores: dict[str, list[float | None]] = {}
     for suite, modes in config.modes.items():
         conversations = chosen(suite, suites, config)
         for mode, records in _passes(asker, suite, modes, conversations):
             name = f"{suite}/{mode}"
-            metrics |= summarise(name, records)
-            samples += records
             found = by_prompt(records, "score")
-            scores[name] = [found.get(index) for index in range(len(conversations))]
-        metrics |= compare_modes(suite, scores)
-    return EvalResult(metrics=metrics, samples=samples, scores=scores)
+            scores = [found.get(index) for index in range(len(conversations))]
+            passes[name] = PassResult(metrics=summarise(name, records), scores=scores)
+            samples += records
+    return EvalResult(passes=passes, samples=samples)
 
 
 def chosen(suite: str, suites: Mapping[str, Sequence[Conversation]], config: EvalConfig) -> list[Conversation]:
@@ -105,8 +132,8 @@ def chosen(suite: str, suites: Mapping[str, Sequence[Conversation]], config: Eva
     for conversation in conversations:
         if conversation.answer is None or conversation.verifier is None:
             raise ValueError(
-                f"eval.suites.{suite}: sample {conversation.key} has no answer or no verifier, so nothing can be graded;"
-                " give both in its .json or leave the suite out"
+                f"eval.suites.{suite}: sample {conversation.key} has no answer or no verifier and cannot be graded;"
+                " give both in its .json, or leave the suite out"
             )
     if config.suites[suite].blank_images:
         return [blank(conversation) for conversation in conversations]
@@ -146,20 +173,33 @@ def _answers(
     )
     for indices in _portions(range(asker.rank, len(conversations), asker.world), IN_FLIGHT * config.batch_size):
         prompts = _prompts(asker, suite, mode, {index: conversations[index] for index in indices})
-        completions = asker.generator.generate(list(prompts.values()), sampling)
-        for index, drawn in zip(prompts, completions, strict=True):
-            conversation = conversations[index]
-            for sample, completion in enumerate(drawn):
-                text = answer_text(asker.processor.decode(completion.token_ids), mode)
-                yield {
-                    "index": index,
-                    "sample": sample,
-                    "key": conversation.key,
-                    "source": conversation.source,
-                    "images": len(conversation.images),
-                    "prompt": prompt_text(conversation),
-                    "response": text,
-                } | grade(conversation, text, completion, mode)
+        drawn = asker.generator.generate(list(prompts.values()), sampling)
+        yield from _records(asker, mode, {index: conversations[index] for index in prompts}, drawn)
+
+
+def _records(
+    asker: Asker, mode: Mode, conversations: Mapping[int, Conversation], drawn: Sequence[Sequence[Completion]]
+) -> Iterator[dict[str, Any]]:
+    """Grades the completions of each conversation."""
+    answers = [
+        (index, sample, completion)
+        for index, completions in zip(conversations, drawn, strict=True)
+        for sample, completion in enumerate(completions)
+    ]
+    texts = [answer_text(asker.processor.decode(completion.token_ids), mode) for _, _, completion in answers]
+    questions = [request(conversations[index], text) for (index, _, _), text in zip(answers, texts, strict=True)]
+    scores = verify_all(questions, asker.verifier)
+    for (index, sample, completion), question, score in zip(answers, questions, scores, strict=True):
+        conversation = conversations[index]
+        yield {
+            "index": index,
+            "sample": sample,
+            "key": conversation.key,
+            "source": conversation.source,
+            "images": len(conversation.images),
+            "prompt": prompt_text(conversation),
+            "response": question.response,
+        } | figures(question, score, completion, mode)
 
 
 def _portions(indices: range, size: int) -> Iterator[range]:
@@ -183,12 +223,13 @@ def _prompts(
     return prompts
 
 
-def compare_modes(suite: str, scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
-    """Paired differences of the modes in COMPARED that were asked."""
+def compare_modes(scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """Paired differences of the modes in COMPARED, for every suite asked in both."""
     metrics = {}
-    for first, second in COMPARED:
-        pair = paired(scores.get(f"{suite}/{second}", ()), scores.get(f"{suite}/{first}", ()))
-        if pair is not None:
-            metrics[f"{suite}/{first}_minus_{second}"] = pair.difference
-            metrics[f"{suite}/{first}_minus_{second}_se"] = pair.se
+    for suite in dict.fromkeys(name.rpartition("/")[0] for name in scores):
+        for first, second in COMPARED:
+            pair = paired(scores.get(f"{suite}/{second}", ()), scores.get(f"{suite}/{first}", ()))
+            if pair is not None:
+                metrics[f"{suite}/{first}_minus_{second}"] = pair.difference
+                metrics[f"{suite}/{first}_minus_{second}_se"] = pair.se
     return metrics

@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from sail_train.eval.config import Mode
-from sail_train.rewards import verify
-from sail_train.rewards.format import format_ok, split_thought
-from sail_train.rewards.verifiers import partial
-from sail_train.types import Completion, Conversation, Part
+from sail_train.rewards.format import CLOSE, OPEN, format_ok, split_thought
+from sail_train.rewards.verifiers import Request, partial
+from sail_train.types import Completion, Conversation, Part, Score
 
 IMAGE_MARK = "<image>"
 """Stands for an image where a prompt is written down as plain text."""
 
-FORCED_OPENING = {"on": "<think>\n", "off": "<think>\n\n</think>\n\n"}
+FORCED_OPENING = {"on": f"{OPEN}\n", "off": f"{OPEN}\n\n{CLOSE}\n\n"}
 """What a forced prompt has already written of the answer; it belongs to the text that is graded."""
 
 
 def prompt_text(conversation: Conversation) -> str:
     """The prompt for a reader: messages with their roles where there are several, images as a mark."""
-    messages = [(message.role, "".join(_part_text(part) for part in message.content)) for message in conversation.prompt]
+    messages = [(message.role, "".join(map(_part_text, message.content))) for message in conversation.prompt]
     if len(messages) == 1:
         return messages[0][1]
     return "\n\n".join(f"{role}: {text}" for role, text in messages)
@@ -34,14 +33,19 @@ def answer_text(response: str, mode: Mode) -> str:
     return FORCED_OPENING[mode.think] + response if mode.force else response
 
 
-def grade(conversation: Conversation, text: str, completion: Completion, mode: Mode) -> dict[str, Any]:
-    """The figures of one answer; `score` is None where the verifier failed, others where they do not apply."""
+def request(conversation: Conversation, text: str) -> Request:
+    """What the sample's own verifier is asked."""
     assert conversation.verifier is not None and conversation.answer is not None
-    score = verify(conversation.verifier, conversation.answer, text)
+    return Request(name=conversation.verifier, answer=conversation.answer, response=text)
+
+
+def figures(question: Request, score: Score, completion: Completion, mode: Mode) -> dict[str, Any]:
+    """What is known of one answer; `score` is None where the verifier failed, others where they do not apply."""
+    text = question.response
     thought, _ = split_thought(text)
     return {
-        "gold": conversation.answer,
-        "verifier": conversation.verifier,
+        "gold": question.answer,
+        "verifier": question.name,
         "score": None if score.failed else score.value,
         "status": score.status,
         "detail": score.detail,
@@ -50,8 +54,9 @@ def grade(conversation: Conversation, text: str, completion: Completion, mode: M
         "truncated": float(completion.finish_reason == "length"),
         "thinks": float(bool(thought)),
         "followed": followed(text, thought, mode),
-        "format": format_ok(text, completion.finish_reason, expected_form(conversation, mode)).value,
-        "digits": partial(conversation.verifier, conversation.answer, text),
+        # Under auto the grammar alone counts: whether to think was left to the model.
+        "format": format_ok(text, completion.finish_reason, mode.think).value,
+        "digits": partial(question.name, question.answer, text),
     }
 
 
@@ -60,10 +65,5 @@ def followed(text: str, thought: str | None, mode: Mode) -> float | None:
     if mode.think == "auto":
         return None
     if mode.think == "on":
-        return float(bool(thought) and "</think>" in text)
-    return float(not thought and text.count("<think>") == text.count("</think>"))
-
-
-def expected_form(conversation: Conversation, mode: Mode) -> str | None:
-    """Which grammar the answer should keep: the flag's, else that of the sample itself."""
-    return {"on": "think", "off": "direct"}.get(mode.think, conversation.mode)
+        return float(bool(thought) and CLOSE in text)
+    return float(not thought and text.count(OPEN) == text.count(CLOSE))

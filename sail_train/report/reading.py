@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-DONE = ("done", "finished", "skipped")
-"""Statuses in summary.json that mean that a run is complete."""
+FINISHED = "finished"
+"""Status in summary.json of a run that is complete; one that ended at its gate has "gate"."""
 
 
 @dataclass(kw_only=True)
@@ -37,12 +37,14 @@ class Run:
     """Lines of metrics.jsonl, by step."""
     events: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
+    picked: Any = None
+    """What `picking.pick_run` kept of samples.jsonl, so that the file is read once."""
     missing: list[str] = field(default_factory=list)
     """Files that the page would have liked and what is wrong with them."""
 
     @property
     def done(self) -> bool:
-        return self.status in DONE
+        return self.status == FINISHED
 
     def result(self, phase: str = "after") -> dict[str, float]:
         """Metrics of the evaluation before or after the stage; what summary.json says where there is none."""

@@ -5,6 +5,7 @@ Colours are classes (`s0` .. `s7`, `faint`), so that the page's style sheet deci
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def ticks(low: float, high: float, *, wanted: int = 4) -> list[float]:
         return [low]
     raw = (high - low) / max(1, wanted - 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    step = power * min((1, 2, 2.5, 5, 10), key=lambda factor: abs(math.log(factor * power / raw)))
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -93,13 +94,12 @@ def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], span: int) -> list[Point]:
-    """Exponential moving average over about `span` points, without a start-up bias."""
-    keep = 1 - 2 / (span + 1)
-    total = weight = 0.0
+    """Mean over the `span` values around each point, over fewer towards the ends, so that nothing lags behind."""
+    sums = [0.0, *itertools.accumulate(y for _, y in points)]
     smoothed = []
-    for x, y in points:
-        total, weight = keep * total + y, keep * weight + 1
-        smoothed.append((x, total / weight))
+    for at, (x, _) in enumerate(points):
+        reach = min(span // 2, at, len(points) - 1 - at)
+        smoothed.append((x, (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)))
     return smoothed
 
 
@@ -118,8 +118,8 @@ class Line:
 class Frame:
     """Size of a chart and its margins in pixels."""
 
-    width: float = 320
-    height: float = 150
+    width: float = 200
+    height: float = 128
     left: float = 40
     right: float = 8
     top: float = 10
@@ -135,6 +135,8 @@ class Axes:
     zero: bool = False
     """Whether the y axis starts at 0."""
     y_range: tuple[float, float] | None = None
+    bare: bool = False
+    """Only the lines: a picture the size of a word."""
     frame: Frame = field(default_factory=Frame)
 
 
@@ -148,7 +150,7 @@ def line_chart(lines: Sequence[Line], *, title: str, axes: Axes | None = None) -
     if not drawn:
         return Markup("")
     x, y = scales(drawn, axes)
-    body = [*_y_axis(y, axes), *_x_axis(x, axes.frame)]
+    body = [] if axes.bare else [*_y_axis(y, axes), *_x_axis(x, axes.frame)]
     body += [_path(line, x, y) for line in drawn]
     frame = axes.frame
     return element(
@@ -193,7 +195,7 @@ def _y_axis(y: Scale, axes: Axes) -> list[Markup]:
 
 def _x_axis(x: Scale, frame: Frame) -> list[Markup]:
     base = frame.height - frame.bottom
-    marks = [value for value in ticks(x.low, x.high, wanted=4) if value == int(value)]
+    marks = [value for value in ticks(x.low, x.high) if value == int(value)]
     labels = []
     for value in marks:
         anchor = "end" if x(value) > frame.width - frame.right - 12 else "middle"

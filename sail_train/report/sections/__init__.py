@@ -1,0 +1,1 @@
+"""The page's sections, one module each: `build(recipe) -> dict for the template, or None if there is nothing`."""
