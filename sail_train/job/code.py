@@ -48,11 +48,12 @@ def reachable(module: str) -> frozenset[str]:
 
 def _path(name: str) -> Path | None:
     """The file of a module of ours; None if there is no such module (a function's name after its module's)."""
-    stem = PACKAGE.joinpath(*name.split(".")[1:])
-    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-        if path.is_file() and path.is_relative_to(PACKAGE):
-            return path
-    return None
+    root, *rest = name.split(".")
+    if root != PACKAGE.name:
+        return None
+    stem = PACKAGE.joinpath(*rest)
+    paths = ([stem.with_suffix(".py")] if rest else []) + [stem / "__init__.py"]
+    return next((path for path in paths if path.is_file()), None)
 
 
 @functools.cache

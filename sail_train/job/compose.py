@@ -10,6 +10,7 @@ dataclasses can be set and `to_dataclass` alone decides what exists.
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,14 +137,12 @@ class Configs:
     def _origins(self, files: list[tuple[str, str]]) -> dict[str, str]:
         origins: dict[str, str] = {}
         for name, package in files:
-            path = next((folder / f"{name}.yaml" for folder in self.folders if (folder / f"{name}.yaml").is_file()), None)
+            paths = [folder / f"{name}.yaml" for folder in self.folders]
+            path = next((path for path in paths if path.is_file()), None)
             if path is None:  # hydra's own
                 continue
-            content = OmegaConf.to_container(_load(path), resolve=False)
-            assert isinstance(content, dict)
-            content.pop("defaults", None)
-            prefix = "" if package in ("", "_global_") else package
-            origins |= {key: _shown(path) for key, _ in flatten({str(k): v for k, v in content.items()}, path=prefix)}
+            prefix = "" if package in ("", "_global_") else f"{package}."
+            origins |= {f"{prefix}{key}": _shown(path) for key in _leaves(path, path.stat().st_mtime_ns)}
         return origins
 
 
@@ -153,6 +152,14 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _leaves(path: Path, changed: int) -> tuple[str, ...]:
+    """Dotted keys of a file's leaves; read again only if it changed, since a recipe composes its files many times."""
+    content = OmegaConf.to_container(_load(path), resolve=False)
+    assert isinstance(content, dict)
+    return tuple(key for key, _ in flatten({str(k): v for k, v in content.items() if k != "defaults"}))
 
 
 def _load(path: Path) -> Any:

@@ -122,6 +122,8 @@ def _job(composed: Composed, entry: Entry, *, recipe: str | None, earlier: Seque
     masked.pop("launcher")
     config: RunConfig = to_dataclass(RunConfig, values)
     config.seed += entry.seed_offset
+    if entry.gate is not None:
+        _check_gate(entry.name, entry.gate, config)
     return Job(
         name=entry.name,
         stage=entry.stage,
@@ -133,6 +135,18 @@ def _job(composed: Composed, entry: Entry, *, recipe: str | None, earlier: Seque
         gate=entry.gate,
         needs=_needs(entry, values, earlier),
     )
+
+
+def _check_gate(name: str, gate: Gate, config: RunConfig) -> None:
+    """A gate on what is never measured would be found shut after the training."""
+    asked = [f"{suite}/{mode}" for suite, modes in config.eval.modes.items() for mode in modes]
+    # "read/greedy" brings "read/greedy_digits" and the like with it, and two modes their difference
+    if not any(gate.metric.startswith(one) for one in asked) and "_minus_" not in gate.metric:
+        raise ValueError(f"{name}: gate.metric={gate.metric!r} is not asked for by eval.modes; {_gates(gate, asked)}")
+
+
+def _gates(gate: Gate, asked: list[str]) -> str:
+    return suggestion(gate.metric, asked) if asked else "set eval.modes.SUITE=[greedy]"
 
 
 def _with_references(full: dict[str, Any], values: dict[str, Any], masked: dict[str, Any]) -> dict[str, Any]:

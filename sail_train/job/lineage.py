@@ -28,7 +28,7 @@ INERT = (
     "eval.batch_size", "engine.timeout_minutes", "engine.bucket_elements", "data.micro_batch", "data.prefetch",
     "data.decode_threads",
 )  # fmt: skip
-"""Keys, with all below them, that may change without changing the result; of parents the models count, not the paths."""
+"""Keys, with all below them, that may change without changing the result. Of parents the models count, by hash."""
 
 UNSET = "(unset)"
 
@@ -56,9 +56,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); it was damaged: take it away, or train anew with force=true") from None
+        raise ValueError(f"{path} is no JSON ({error}): it was damaged; take the run's directory away") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} should hold a JSON object; take it away, or train anew with force=true")
+        raise ValueError(f"{path} should hold a JSON object: it was damaged; take the run's directory away")
     return value
 
 
@@ -69,7 +69,8 @@ def model_folder(parent: str, *, role: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     what = "is no run or model folder" if path.is_dir() else "does not exist"
-    hint = "it was not trained to its end; run that stage first" if (path / "lineage.json").is_file() else "check the path"
+    begun = (path / "lineage.json").is_file()
+    hint = "it was not trained to its end; run that stage first" if begun else "check the path"
     raise ValueError(f"parents.{role}={parent}: {what} (no model/config.json or config.json there); {hint}")
 
 

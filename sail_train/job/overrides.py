@@ -98,7 +98,7 @@ def _parse_value(parser: OverridesParser, key: str, text: str) -> Any:
             raise ValueError(f"{key}={text}: {str(error).splitlines()[0]}; check brackets and quotes") from None
         return text
     if override.is_sweep_override():
-        raise ValueError(f"{key}={text} asks for several runs; write a list as {key}=[{text}], a text as {key}='{text}'")
+        raise ValueError(f"{key}={text} is several values; write a list as {key}=[{text}], a text as {key}='{text}'")
     return override.value()
 
 

@@ -85,8 +85,8 @@ def sbatch_command(job: Job, *, after: Sequence[str]) -> list[str]:
     conditions = [f"afterok:{':'.join(after)}"] if after else []
     options = [
         "sbatch", "--parsable", f"--job-name={job.recipe}-{job.name}", f"--nodes={launcher.nodes}",
-        "--ntasks-per-node=1", "--kill-on-invalid-dep=yes", f"--output={job.run_dir}/slurm-%j.log", "--open-mode=append",
-        f"--dependency={','.join([*conditions, 'singleton'])}",
+        "--ntasks-per-node=1", "--kill-on-invalid-dep=yes", f"--dependency={','.join([*conditions, 'singleton'])}",
+        f"--output={job.run_dir}/slurm-%j.log", "--open-mode=append",
     ]  # fmt: skip
     if launcher.gpus_per_node:
         options.append(f"--gpus-per-node={launcher.gpus_per_node}")
