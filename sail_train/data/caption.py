@@ -1,6 +1,6 @@
 """The "caption" format of public image-text shards: an image and a .txt -> a question-less conversation.
 
-    000042.jpg   000042.txt   (000042.json: the crawl's own record, kept in meta)
+000042.jpg   000042.txt   (000042.json: the crawl's own record, kept in meta)
 """
 
 from __future__ import annotations

@@ -132,4 +132,3 @@ def _typed(data: Mapping[str, Any], name: str, kind: type) -> Any:
 
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
-

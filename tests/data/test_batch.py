@@ -60,7 +60,9 @@ def test_a_batch_without_images_has_empty_patches(processor: SailVLProcessor, ma
     assert made.patches.shape == (0, 588) and made.grids.shape == (0, 2)
 
 
-def test_a_sample_whose_pixels_fail_leaves_and_the_others_stay(processor: SailVLProcessor, make: SimpleNamespace) -> None:
+def test_a_sample_whose_pixels_fail_leaves_and_the_others_stay(
+    processor: SailVLProcessor, make: SimpleNamespace
+) -> None:
     good = encode(processor, make.sample(1))
     bad = Encoded(**{**vars(good), "images": (make.broken_image(),)})
     liar = Encoded(**{**vars(good), "images": (make.image(1, (56, 28)),)})
@@ -80,7 +82,9 @@ def test_rotated_photos_are_measured_as_they_are_decoded(processor: SailVLProces
     assert encoded.grids == ((8, 2),) and decode([encoded], processor)[1] == []
 
 
-def test_a_micro_step_that_lost_all_samples_trains_on_nothing(processor: SailVLProcessor, make: SimpleNamespace) -> None:
+def test_a_micro_step_that_lost_all_samples_trains_on_nothing(
+    processor: SailVLProcessor, make: SimpleNamespace
+) -> None:
     lost = encode(processor, make.sample(1))
     made = batch([placeholder(lost, token_id=3)], patch_dim=588)
     assert made.input_ids.tolist() == [3] and made.labels.tolist() == [IGNORE_INDEX]

@@ -23,7 +23,9 @@ def record(**more: Any) -> dict[str, Any]:
 
 def parse(data: Any, **images: bytes) -> Any:
     content = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return conversation.parse(raw({"json": content, **{name.replace("_", "."): value for name, value in images.items()}}))
+    return conversation.parse(
+        raw({"json": content, **{name.replace("_", "."): value for name, value in images.items()}})
+    )
 
 
 def test_all_fields_are_read() -> None:

@@ -43,7 +43,9 @@ def test_a_sample_that_fits_no_row_is_refused(
     assert caught.value.reason == reason and str(next(iter(limits.values()))) in caught.value.detail
 
 
-def test_flags_are_drawn_by_place_and_epoch_at_the_asked_rate(processor: SailVLProcessor, make: SimpleNamespace) -> None:
+def test_flags_are_drawn_by_place_and_epoch_at_the_asked_rate(
+    processor: SailVLProcessor, make: SimpleNamespace
+) -> None:
     sample = make.sample(1, images=0, mode="direct")
     measure = Measure(config(think_flag=0.3), processor, seed=0)
 

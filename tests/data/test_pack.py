@@ -144,7 +144,10 @@ def test_dealing_keeps_all_rows_and_puts_the_costliest_together() -> None:
     groups = [[row.index for row in group] for group in deal(rows, 2)]
     assert groups == [[1, 5], [2, 3], [0, 4]]
     assert deal(rows, 6) == [rows]
-    assert [[row.index for row in group] for group in deal(rows, 3, cost=lambda row: -row.index)] == [[0, 1, 2], [3, 4, 5]]
+    assert [[row.index for row in group] for group in deal(rows, 3, cost=lambda row: -row.index)] == [
+        [0, 1, 2],
+        [3, 4, 5],
+    ]
 
 
 def test_micro_steps_of_different_ranks_are_balanced() -> None:

@@ -8,8 +8,6 @@ import pytest
 from sail_train.data.prefetch import Prefetch
 
 
-
-
 def test_items_come_in_order_and_no_more_are_built_than_asked() -> None:
     built: list[int] = []
 

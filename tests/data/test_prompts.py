@@ -97,7 +97,9 @@ def test_prompts_stop_over_budget_and_refuse_ranks_that_do_not_fit(
     mixture.sources["second"].max_bad = 1
     with pytest.raises(TooManyBadSamples, match="source 'second': 2 of"):
         drawn([PromptStream(mixture, processor, seed=0)], 400)
-    with pytest.raises(ValueError, match="3 ranks cannot share num_streams=4 equally; numbers of ranks that fit: 1, 2, 4"):
+    with pytest.raises(
+        ValueError, match="3 ranks cannot share num_streams=4 equally; numbers of ranks that fit: 1, 2, 4"
+    ):
         PromptStream(mixture, processor, seed=0, world=3)
 
 
@@ -116,7 +118,9 @@ def test_held_out_sources_are_read_once_in_order(tmp_path: Path, make: SimpleNam
     found = held_out(sources)
     expected = [("b", f"{number:06d}") for number in range(12)] + [("a", f"{number:06d}") for number in range(50, 62)]
     assert [(conversation.source, conversation.key) for conversation in found] == expected
-    assert [conversation.key for conversation in held_out(sources, 7)] == [key for _, key in expected[:7] + expected[12:19]]
+    assert [conversation.key for conversation in held_out(sources, 7)] == [
+        key for _, key in expected[:7] + expected[12:19]
+    ]
     assert found[1].images == make.sample(1).images and found[1].answer == "1"
 
 

@@ -70,7 +70,9 @@ def test_a_step_holds_the_same_samples_whatever_the_micro_batch_and_the_ranks(
     mixture: DataConfig, processor: SailVLProcessor
 ) -> None:
     def samples(steps: list[Step]) -> list[Any]:
-        return sorted((source, key) for step in steps for b in step.batches for source, key in zip(b.sources, b.keys))
+        return sorted(
+            (source, key) for step in steps for b in step.batches for source, key in zip(b.sources, b.keys, strict=True)
+        )
 
     whole = Stream(mixture, processor, seed=0)
     pieces = Stream(with_values(mixture, micro_batch=2), processor, seed=0)

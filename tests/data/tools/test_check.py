@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sail_train.data.tools.check import check_shards, run
+from sail_train.processor.processor import SailVLProcessor
+
+
+def test_good_shards_pass_with_their_numbers(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = make.shards(tmp_path, "made", range(12), per_shard=5, mode="direct")
+    processor.save_pretrained(tmp_path / "run" / "model")
+    assert run([pattern, "--processor", str(tmp_path / "run"), "--seq-length", "500", "--strict"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 shards, 12 good samples (12 direct), 8 images" in printed and "trained tokens" in printed
+    report = check_shards([pattern], processor=processor)
+    assert report.lengths["patches"][-1] == 4 and report.lengths["tokens"][0] > 10
+
+
+def test_everything_that_training_would_refuse_is_found(
+    mixture_folder: Path, processor: SailVLProcessor, make: SimpleNamespace
+) -> None:
+    report = check_shards([f"{mixture_folder}/second/*.tar"], processor=processor, seq_length=160)
+    assert report.bad == {"image_undecodable": 1, "bad_json": 1, "refused_file": 1, "too_long": 1}
+    assert "zbad.tar 'c'" in report.examples["refused_file"][0]
+    assert not report.is_good(strict=False) and report.samples == 41
+
+
+def test_bad_shards_fail_with_examples_and_as_json(
+    tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = make.tar(tmp_path / "a.tar", [(f"{n}.json", b"{") for n in range(5)] + [("x.json", make.json())])
+    assert run([str(shard)]) == 1
+    assert "5 bad: bad_json" in (printed := capsys.readouterr().out) and printed.count("a.tar '") == 3
+    assert run([str(shard), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["bad"] == {"bad_json": 5}
+
+
+def test_repetitions_are_reported_and_fail_when_strict(
+    tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        make.tar(tmp_path / f"{name}.tar", [("x.json", make.json()), (f"{name}.json", make.json(name))])
+    pattern = str(tmp_path / "*.tar")
+    assert run([pattern]) == 0 and run([pattern, "--strict"]) == 1
+    assert "1 keys and 1 whole samples are repeated" in capsys.readouterr().out
+
+
+def test_captions_are_checked_in_their_format(tmp_path: Path, make: SimpleNamespace) -> None:
+    shard = make.tar(tmp_path / "a.tar", [("a.png", make.image(1)), ("a.txt", b"a cat")])
+    assert run([str(shard), "--format", "caption"]) == 0 and run([str(shard)]) == 1
+
+
+def test_no_sample_at_all_is_not_good(tmp_path: Path, make: SimpleNamespace) -> None:
+    assert run([str(make.tar(tmp_path / "a.tar", []))]) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["/gone.tar"], "does not exist"),
+        (["SHARD", "--format", "captoin"], "did you mean 'caption'"),
+        (["SHARD", "--processor", "/gone"], "--processor /gone is not a folder"),
+        (["SHARD", "--processor", "FOLDER"], "holds no tokenizer that loads"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(
+    tmp_path: Path, make: SimpleNamespace, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = make.tar(tmp_path / "a.tar", [("a.json", make.json())])
+    with pytest.raises(SystemExit) as stopped:
+        run([{"SHARD": str(shard), "FOLDER": str(tmp_path)}.get(argument, argument) for argument in argv])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    assert "example: sail-train data check" in capsys.readouterr().out
