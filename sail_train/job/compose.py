@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sail_train.config import nearest, suggestion
 from sail_train.job.overrides import Assignment, flatten
@@ -208,7 +208,9 @@ def _resolve(tree: DictConfig) -> dict[str, Any]:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = error.full_key or error.key or "config"
-        raise ValueError(f"{key}: {str(error.msg or error).splitlines()[0]}; set {key}=...") from None
+        missing = isinstance(error, MissingMandatoryValue)
+        why = "must be given" if missing else str(error.msg or error).splitlines()[0]
+        raise ValueError(f"{key}: {why}; set {key}=...") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
