@@ -58,7 +58,7 @@ def test_shuffled_thoughts_score_low():
             Case(
                 question="?",
                 thought=f"{other}; {steps}",
-                answer="\\boxed{%d}" % sum(int(digit) > 4 for digit in cells),
+                answer=f"\\boxed{{{sum(int(digit) > 4 for digit in cells)}}}",
                 reference=f"task: count\ncells: {cells}\nbound: 4",
             )
         )

@@ -21,6 +21,7 @@ from sail_train.rl.config import RLConfig
 from sail_train.rl.objectives import OBJECTIVES
 from sail_train.rl.objectives.surrogate import Clip
 from sail_train.rl.rollout import Rollout
+from sail_train.types import Batch
 
 MAX_KL_EXPONENT = 20.0
 
@@ -33,8 +34,9 @@ class Objective:
         self.module: Any = importlib.import_module(choice("rl.objective", config.objective, OBJECTIVES))
         self.clip = resolve(config, self.module.DEFAULTS)
 
-    def loss(self, module: nn.Module, batch: PolicyBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Sum of the loss over the micro batch (a scalar with gradient), and sums over its tokens to be reduced."""
+        assert isinstance(batch, PolicyBatch), "the engine hands back the micro batches of rl.batch.pack"
         logprobs, entropies = policy(module, batch, temperature=self.config.temperature, entropy=self.config.entropy)
         token = self.module.token_loss(logprobs, batch, self.clip)
         weights = self._weights(batch)
@@ -55,7 +57,10 @@ class Objective:
         return (values * weights).sum(), sums
 
     def denominator(self, rollouts: Sequence[Rollout]) -> float:
-        """What the loss of these rollouts is divided by, to be summed over ranks; masked ones do not count."""
+        """What the loss of these rollouts is divided by, to be summed over ranks; masked ones do not count.
+
+        A sum of 0 means that every response of the update is masked: there is nothing to train on.
+        """
         counted = trained(rollouts)
         if self.clip.loss_agg_mode == "token-mean":
             return float(sum(rollout.num_tokens for rollout in counted))
