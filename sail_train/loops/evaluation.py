@@ -32,6 +32,7 @@ from sail_train.rewards.config import VerifierConfig
 from sail_train.types import Conversation
 
 if TYPE_CHECKING:
+    from sail_train.model.vlm import SailVLForConditionalGeneration
     from sail_train.processor.processor import SailVLProcessor
 
 log = logging.getLogger(__name__)
@@ -56,21 +57,18 @@ def evaluate_model(
     folder: str | Path, config: EvalConfig, *, seed: int = 0, verifier: VerifierConfig | None = None
 ) -> EvalResult:
     """Evaluates a saved model folder (or the model of a finished run); under torchrun the prompts are shared out."""
-    from sail_train.model.build import load_model
-    from sail_train.processor.processor import SailVLProcessor
-
-    path = model_folder(Path(folder))
-    model = load_model(path).to(dist.device())
-    processor = SailVLProcessor.from_pretrained(path)
+    model, processor = load(folder)
     return _evaluate(model, processor, read_suites(config), config, seed=seed, verifier=verifier)
 
 
-def model_folder(path: Path) -> Path:
-    """`path` itself or, for a run directory, its model folder."""
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
-            return folder
-    raise ValueError(f"{path} holds no model: neither model/config.json nor config.json is there")
+def load(folder: str | Path) -> tuple[SailVLForConditionalGeneration, SailVLProcessor]:
+    """Model and processor of a model folder or of a finished run, on this rank's device."""
+    from sail_train.model.build import load_model
+    from sail_train.model.folder import resolve
+    from sail_train.processor.processor import SailVLProcessor
+
+    model: Any = load_model(folder)
+    return model.to(dist.device()), SailVLProcessor.from_pretrained(resolve(folder))
 
 
 def evaluate_run(
@@ -88,17 +86,29 @@ def evaluate_run(
         return {}
     run = RunDir(config.run_dir)
     read = read_suites(config.eval) if suites is None else suites
-    asked = {name: _asked(name, read, config) for name in _names(config.eval)}
-    known = dist.broadcast_json(_known(config, phase, asked))
-    todo = _without(config.eval, known)
+    known = EvalResult(passes={})
+    if phase == "before" and set(config.parents) == {"model"}:
+        known = taken_over(config, Path(config.parents["model"]), read)
+    todo = _without(config.eval, known.passes)
     result = _evaluate(model, processor, read, todo, seed=config.seed, verifier=config.rewards.verifier)
-    passes = {name: PassResult(**one) for name, one in known.items()} | result.passes
-    whole = EvalResult(passes={name: passes[name] for name in asked}, samples=result.samples)
+    passes = known.passes | result.passes
+    whole = EvalResult(passes={name: passes[name] for name in _names(config.eval)}, samples=result.samples)
     if dist.is_main():
-        _write(run, phase, whole, asked, read, show=config.eval.show)
-    run.event("evaluation", phase=phase, asked=sorted(result.passes), taken_over=sorted(known))
+        _write(run, phase, whole, config, read)
+    run.event("evaluation", phase=phase, asked=sorted(result.passes), taken_over=sorted(known.passes))
     dist.barrier()
     return whole.metrics
+
+
+def taken_over(config: RunConfig, run_dir: Path, suites: Suites) -> EvalResult:
+    """Those passes of `config` that the run in `run_dir` was asked after its stage in the same way; without samples."""
+    written = read_evaluation(run_dir).get("after", {}).get("passes", {})
+    known = {
+        name: {"metrics": written[name]["metrics"], "scores": written[name]["scores"]}
+        for name in _names(config.eval)
+        if name in written and written[name]["asked"] == _asked(name, suites, config)
+    }
+    return EvalResult(passes={name: PassResult(**one) for name, one in dist.broadcast_json(known).items()})
 
 
 def _evaluate(
@@ -119,11 +129,9 @@ def _names(config: EvalConfig) -> list[str]:
     return [f"{suite}/{mode}" for suite, modes in config.modes.items() for mode in modes]
 
 
-def _without(config: EvalConfig, known: Mapping[str, Any]) -> EvalConfig:
+def _without(config: EvalConfig, known: Mapping[str, PassResult]) -> EvalConfig:
     """`config` less the passes that are known."""
-    modes = {
-        suite: [mode for mode in modes if f"{suite}/{mode}" not in known] for suite, modes in config.modes.items()
-    }
+    modes = {suite: [mode for mode in modes if f"{suite}/{mode}" not in known] for suite, modes in config.modes.items()}
     return dataclasses.replace(config, modes={suite: rest for suite, rest in modes.items() if rest})
 
 
@@ -157,33 +165,24 @@ def _fingerprint(conversations: Sequence[Conversation]) -> str:
     return digest.hexdigest()
 
 
-def _known(config: RunConfig, phase: str, asked: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Passes of the model a stage starts from that its own run already has; {name: {"metrics", "scores"}}."""
-    if phase != "before" or set(config.parents) != {"model"}:
-        return {}
-    written = read_evaluation(Path(config.parents["model"])).get("after", {}).get("passes", {})
-    return {
-        name: {"metrics": written[name]["metrics"], "scores": written[name]["scores"]}
-        for name, question in asked.items()
-        if name in written and written[name]["asked"] == question
-    }
-
-
 def read_evaluation(run_dir: Path) -> dict[str, Any]:
     """evaluation.json of a run; empty if there is none."""
     path = run_dir / FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _write(
-    run: RunDir, phase: str, result: EvalResult, asked: Mapping[str, Any], suites: Suites, *, show: int
-) -> None:
+def metrics_before(run: RunDir) -> dict[str, float]:
+    """The evaluation of what this run started from, whichever of its starts made it."""
+    return read_evaluation(run.path).get("before", {}).get("metrics", {})
+
+
+def _write(run: RunDir, phase: str, result: EvalResult, config: RunConfig, suites: Suites) -> None:
     """evaluation.json always; the answers only after the stage: those before are in the parent's run."""
     written = read_evaluation(run.path)
     written[phase] = {
         "metrics": result.metrics,
         "passes": {
-            name: {"asked": asked[name], "metrics": one.metrics, "scores": one.scores}
+            name: {"asked": _asked(name, suites, config), "metrics": one.metrics, "scores": one.scores}
             for name, one in result.passes.items()
         },
     }
@@ -191,7 +190,7 @@ def _write(
     partial.write_text(json.dumps(written, indent=1))
     os.replace(partial, run.path / FILE)
     if phase == "after":
-        files = keep_images(run.path, result.samples, suites, show=show)
+        files = keep_images(run.path, result.samples, suites, show=config.eval.show)
         for record in result.samples:
             shown = files.get((record["suite"], record["index"]))
             run.append("samples", record | ({"image_files": shown} if shown else {}))

@@ -12,9 +12,10 @@ class SampleConfig:
     """The `sample` section of a run: rejection sampling, and pass rates as a measure of difficulty."""
 
     prompts: int = 1024
-    """Prompts drawn from `data.sources`, in the stream's order; each is asked `n` times."""
+    """Prompts drawn from `data.sources`, in the stream's order, rounded up to whole turns of the streams; each is
+    asked `n` times."""
     n: int = 4
-    """Answers per prompt; the pass rate is the right ones among them."""
+    """Answers per prompt, at least 2; the pass rate is the right ones among them."""
     temperature: float = 1.0
     max_new_tokens: int = 256
     think: str = "on"
@@ -30,9 +31,11 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.think not in THINK_MODES:
             raise ValueError(f"sample.think={self.think!r} must be one of {', '.join(THINK_MODES)}")
-        for name in ("prompts", "n", "max_new_tokens", "keep_per_prompt", "samples_per_shard"):
+        for name in ("prompts", "max_new_tokens", "keep_per_prompt", "samples_per_shard"):
             if vars(self)[name] < 1:
                 raise ValueError(f"sample.{name}={vars(self)[name]} must be at least 1")
+        if self.n < 2:
+            raise ValueError(f"sample.n={self.n} must be at least 2: one answer gives no pass rate")
         if self.temperature <= 0:
             raise ValueError(f"sample.temperature={self.temperature} must be above 0: greedy answers are all the same")
         if not 0 <= self.min_pass_rate <= self.max_pass_rate <= 1:

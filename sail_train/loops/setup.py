@@ -51,7 +51,7 @@ def make_model(config: RunConfig, processor: SailVLProcessor) -> SailVLForCondit
         token_ids=processor.token_ids,
         vocab_size=processor.vocab_size,
     )
-    return vlm.to(dist.device())
+    return vlm.to(device=dist.device())
 
 
 def make_engine(config: RunConfig, vlm: SailVLForConditionalGeneration, *, accumulation: int) -> TrainEngine:
@@ -101,7 +101,9 @@ def model_shape(config: RunConfig, vlm: SailVLForConditionalGeneration) -> Model
     )
 
 
-def write_model(engine: TrainEngine, vlm: SailVLForConditionalGeneration, processor: SailVLProcessor, run: RunDir) -> Path:
+def write_model(
+    engine: TrainEngine, vlm: SailVLForConditionalGeneration, processor: SailVLProcessor, run: RunDir
+) -> Path:
     """The run's model folder, whole or not at all. All ranks call it; rank 0 writes."""
     weights = engine.full_state_dict()
     if dist.is_main():

@@ -21,7 +21,7 @@ from sail_train.engine.loop import WorkStep, train
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
 from sail_train.loops.config import RunConfig
-from sail_train.loops.evaluation import evaluate_run, read_evaluation
+from sail_train.loops.evaluation import evaluate_run, metrics_before
 from sail_train.loops.outcome import Outcome
 from sail_train.loops.validation import Validation
 from sail_train.types import IGNORE_INDEX, Batch
@@ -35,8 +35,8 @@ def run(config: RunConfig) -> Outcome:
     vlm = setup.make_model(config, processor)
     stream = Stream(config.data, processor, seed=config.seed, rank=dist.rank(), world=dist.world_size())
     with stream:
-        fresh = not run_dir.checkpoints.exists()
-        before = evaluate_run(vlm, processor, config, phase="before") if config.eval.before and fresh else {}
+        if config.eval.before and not run_dir.checkpoints.exists():
+            evaluate_run(vlm, processor, config, phase="before")
         engine = setup.make_engine(config, vlm, accumulation=stream.accumulation)
         work = SupervisedWork(stream, engine, config, validation=Validation.of(config, processor))
         trained = train(
@@ -53,7 +53,7 @@ def run(config: RunConfig) -> Outcome:
         folder = setup.write_model(engine, vlm, processor, run_dir)
         with engine.unsharded():
             after = evaluate_run(vlm, processor, config, phase="after")
-        outcome = replace(outcome, metrics_before=before or metrics_before(run_dir), metrics_after=after, model_dir=folder)
+        outcome = replace(outcome, metrics_before=metrics_before(run_dir), metrics_after=after, model_dir=folder)
     engine.close()
     return outcome
 
@@ -95,11 +95,6 @@ class SupervisedWork:
 
     def validate(self) -> Mapping[str, float] | None:
         return self._validation.measure(self._engine) if self._validation else None
-
-
-def metrics_before(run_dir: RunDir) -> dict[str, float]:
-    """The evaluation that an earlier start of this run made."""
-    return read_evaluation(run_dir.path).get("before", {}).get("metrics", {})
 
 
 def num_trained(batch: Batch) -> int:
