@@ -8,9 +8,10 @@ rows that others train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
+from sail_train.cost import PARTS, ModelShape
 from sail_train.types import Row
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -21,6 +22,18 @@ Cost = Callable[[Row], float]
 def tokens_and_patches(row: Row) -> float:
     """Relative cost of a row where the model's shapes are unknown: both encoders are linear in their input's length."""
     return sum(sample.num_tokens + sample.num_patches for sample in row.samples)
+
+
+def training_flops(shape: ModelShape, trained: Collection[str] = PARTS) -> Cost:
+    """The modelled FLOPs of a row for a model of `shape` whose parts `trained` train."""
+
+    def cost(row: Row) -> float:
+        lengths = [sample.num_tokens for sample in row.samples]
+        patches = [rows * cols for sample in row.samples for rows, cols in sample.grids]
+        num_trained = sum(sample.num_trained for sample in row.samples)
+        return shape.train_flops(lengths, patches, trained=trained, num_trained=num_trained)
+
+    return cost
 
 
 def deal(rows: Sequence[AnyRow], micro_batch: int, cost: Cost = tokens_and_patches) -> list[list[AnyRow]]:

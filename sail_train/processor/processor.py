@@ -9,6 +9,7 @@ There is no transformers image processor inside: the combined ones need torchvis
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ from sail_train.types import IGNORE_INDEX, BadSample, Conversation, Encoded, Ima
 
 _CACHED_TEXTS = 16_384
 """Tokenised texts kept: headers, questions and short answers come again and again."""
+
+_TOKENIZING = threading.Lock()
+"""One tokenises at a time: the switch by which a text's control tokens stay text belongs to the tokenizer, and the
+stream's background thread must not flip it while an evaluation reads a question."""
 
 Size = tuple[int, int]
 """(height, width) in pixels of an upright image."""
@@ -173,7 +178,9 @@ class SailVLProcessor(ProcessorMixin):
             raise ValueError("text is missing; render messages with apply_chat_template")
         texts = [text] if isinstance(text, str) else list(text)
         patches, grids = self._patchify_all([_as_image(image) for image in _flat(images)])
-        inputs = self.tokenizer(self._expand(texts, grids), padding=padding, add_special_tokens=add_special_tokens)
+        expanded = self._expand(texts, grids)
+        with _TOKENIZING:
+            inputs = self.tokenizer(expanded, padding=padding, add_special_tokens=add_special_tokens)
         data = {
             "input_ids": inputs["input_ids"],
             "attention_mask": inputs["attention_mask"],
@@ -204,12 +211,12 @@ class SailVLProcessor(ProcessorMixin):
             raise BadSample("image_count", f"{found} image parts for {len(sizes)} images")
         spec, remaining = self.image_spec, iter(sizes)
         pieces = _join_texts(pieces)
-        self._encode_texts([piece.text for piece in pieces if piece.kind == "text"])
+        texts = self._encode_texts([piece.text for piece in pieces if piece.kind == "text"])
         ids: list[int] = []
         trained: list[bool] = []
         for piece in pieces:
             if piece.kind == "text":
-                new = self._texts[piece.text]
+                new = texts[piece.text]
             elif piece.kind == "control":
                 new = [self._ids[piece.text]]
             else:
@@ -219,13 +226,17 @@ class SailVLProcessor(ProcessorMixin):
             trained += [piece.trained] * len(new)
         return np.asarray(ids, dtype=np.int32), np.asarray(trained, dtype=bool)
 
-    def _encode_texts(self, texts: Sequence[str]) -> None:
-        """Put the ids of all `texts` into the cache, with one call of the tokenizer for those that are new."""
-        if len(self._texts) > _CACHED_TEXTS:
-            self._texts.clear()
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if not new:
-            return
+    def _encode_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        """The ids of each of `texts`, with one call of the tokenizer for those that are not in the cache."""
+        with _TOKENIZING:
+            if len(self._texts) > _CACHED_TEXTS:
+                self._texts.clear()
+            new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+            if new:
+                self._texts.update(zip(new, self._encode_new(new), strict=True))
+            return {text: self._texts[text] for text in texts}
+
+    def _encode_new(self, texts: list[str]) -> list[list[int]]:
         backend = self.tokenizer.backend_tokenizer
         # Control tokens in a text are text. These settings outlive a call: transformers sets them anew on each of
         # its own, and leaves behind the padding of its last, even in the saved file.
@@ -233,12 +244,11 @@ class SailVLProcessor(ProcessorMixin):
         backend.no_padding()
         backend.no_truncation()
         try:
-            encodings = backend.encode_batch(new, add_special_tokens=False)
+            return [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
         except (UnicodeError, TypeError) as error:  # a lone surrogate
             raise BadSample("bad_text", f"not Unicode: {error}") from error
         finally:
             backend.encode_special_tokens = False
-        self._texts.update(zip(new, (encoding.ids for encoding in encodings), strict=True))
 
 
 def build_processor(config: ProcessorConfig) -> SailVLProcessor:

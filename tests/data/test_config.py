@@ -45,7 +45,7 @@ def test_shards_may_be_one_pattern_or_a_list() -> None:
 
 
 def test_configs_and_commands_are_imported_without_torch() -> None:
-    modules = "config tools.check tools.import_ tools.inspect writer"
+    modules = "config tools.check tools.importing tools.inspect writer"
     code = "import sys;" + "".join(f"import sail_train.data.{module};" for module in modules.split())
     heavy = "{'torch', 'transformers', 'webdataset', 'deepspeed'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", f"{code}print({heavy})"], capture_output=True, text=True, check=True)

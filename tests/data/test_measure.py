@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from sail_train.data.measure import Measure, parsers
 from sail_train.data.shards import Candidate
 from sail_train.data.writer import files_of
 from sail_train.processor.processor import SailVLProcessor
-from sail_train.types import BadSample, Conversation, RawSample
+from sail_train.types import BadSample, Conversation, Message, Part, RawSample
 
 
 def candidate(sample: Conversation, *, epoch: int = 0, offset: int = 0) -> Candidate:
@@ -62,3 +63,21 @@ def test_flags_are_drawn_by_place_and_epoch_at_the_asked_rate(
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="data.sources.a.format='mesages' is none of caption, messages; did you mean"):
         parsers({"a": SourceConfig(format="mesages")})
+
+
+def test_control_tokens_stay_text_while_another_thread_tokenises(
+    processor: SailVLProcessor, make: SimpleNamespace
+) -> None:
+    found: list[bool] = []
+
+    def measure_many(first: int) -> None:
+        for number in range(first, first + 400):
+            message = Message(role="user", content=(Part(type="text", text=f"{number} " * 20 + "<IMG_CONTEXT>"),))
+            found.append(processor.image_token_id in processor.encode_prompt([message], []))
+
+    threads = [threading.Thread(target=measure_many, args=(first,)) for first in (0, 10_000, 20_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 1200 and not any(found)

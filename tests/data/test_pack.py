@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sail_train.cost import ModelShape, Tower
 from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.data.deal import deal
+from sail_train.data.deal import deal, training_flops
 from sail_train.data.interleave import budget_of, candidates, shard_lists
 from sail_train.data.measure import Measure
 from sail_train.data.pack import Pack, Packed, best_fit
@@ -160,3 +161,19 @@ def test_micro_steps_of_different_ranks_are_balanced() -> None:
 
     undealt = [[[r] for r in rows[rank::4]] for rank in range(4)]
     assert waste([deal(rows[rank::4], 1) for rank in range(4)]) < 0.6 * waste(undealt)
+
+
+def test_modelled_flops_see_what_token_counts_do_not() -> None:
+    tower = Tower(
+        layers=2, hidden=64, intermediate=128, heads=4, kv_heads=4, head_dim=16, causal=True
+    )  # fmt: skip
+    shape = ModelShape(
+        vision=tower, patch_dim=588, merge=4, adapter_hidden=64, language=tower, vocab=300, tied=True
+    )  # fmt: skip
+    cost = training_flops(shape)
+    long, short = row(0, 400), Row(index=1, samples=tuple(row(1, 100).samples) * 4, position={})
+    assert cost(long) > cost(short)
+    seen = Encoded(**{**vars(row(2, 400).samples[0]), "grids": ((8, 8),)})
+    with_image = Row(index=2, samples=(seen,), position={})
+    assert cost(with_image) > cost(long)
+    assert training_flops(shape, ["adapter"])(with_image) < cost(with_image)

@@ -51,7 +51,7 @@ def _think(question: str, thought: str, said: int) -> Sample:
 
 
 def arithmetic(rng: np.random.Generator, options: Options) -> Sample:
-    a, b = (int(i) for i in rng.integers(0, 20, size=2))
+    a, b = (int(i) for i in rng.integers(0, 10, size=2))
     if rng.random() < 0.5:
         a, b = max(a, b), min(a, b)
         question, answer = f"What is {a} - {b}?", str(a - b)
