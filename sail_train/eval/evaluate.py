@@ -160,9 +160,7 @@ def _gather(asker: Asker, mine: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: (record["index"], record["sample"]))
 
 
-def _answers(
-    asker: Asker, suite: str, mode: Mode, conversations: Sequence[Conversation]
-) -> Iterator[dict[str, Any]]:
+def _answers(asker: Asker, suite: str, mode: Mode, conversations: Sequence[Conversation]) -> Iterator[dict[str, Any]]:
     """This rank's records."""
     config = asker.config
     sampling = Sampling(
@@ -199,7 +197,7 @@ def _records(
             "images": len(conversation.images),
             "prompt": prompt_text(conversation),
             "response": question.response,
-        } | figures(question, score, completion, mode)
+        } | figures(conversation, question, score, completion, mode)
 
 
 def _portions(indices: range, size: int) -> Iterator[range]:
@@ -207,9 +205,7 @@ def _portions(indices: range, size: int) -> Iterator[range]:
         yield indices[begin : begin + size]
 
 
-def _prompts(
-    asker: Asker, suite: str, mode: Mode, conversations: Mapping[int, Conversation]
-) -> dict[int, Prompt]:
+def _prompts(asker: Asker, suite: str, mode: Mode, conversations: Mapping[int, Conversation]) -> dict[int, Prompt]:
     """Prompts by index; a sample whose image is broken is left out with a warning rather than ending a long run."""
     prompts = {}
     for index, conversation in conversations.items():

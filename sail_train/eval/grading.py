@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sail_train.eval.config import Mode
-from sail_train.rewards.format import CLOSE, OPEN, format_ok, split_thought
+from sail_train.rewards.format import CLOSE, OPEN, boxes, format_ok, split_thought
 from sail_train.rewards.verifiers import Request, partial
 from sail_train.types import Completion, Conversation, Part, Score
 
@@ -39,7 +39,9 @@ def request(conversation: Conversation, text: str) -> Request:
     return Request(name=conversation.verifier, answer=conversation.answer, response=text)
 
 
-def figures(question: Request, score: Score, completion: Completion, mode: Mode) -> dict[str, Any]:
+def figures(
+    conversation: Conversation, question: Request, score: Score, completion: Completion, mode: Mode
+) -> dict[str, Any]:
     """What is known of one answer; `score` is None where the verifier failed, others where they do not apply."""
     text = question.response
     thought, _ = split_thought(text)
@@ -54,10 +56,18 @@ def figures(question: Request, score: Score, completion: Completion, mode: Mode)
         "truncated": float(completion.finish_reason == "length"),
         "thinks": float(bool(thought)),
         "followed": followed(text, thought, mode),
-        # Under auto the grammar alone counts: whether to think was left to the model.
-        "format": format_ok(text, completion.finish_reason, mode.think).value,
+        "format": (
+            # Under auto the grammar alone counts: whether to think was left to the model.
+            format_ok(text, completion.finish_reason, mode.think).value if wants_box(conversation, mode) else None
+        ),
         "digits": partial(question.name, question.answer, text),
     }
+
+
+def wants_box(conversation: Conversation, mode: Mode) -> bool:
+    """Whether the grammar with a boxed answer is due: with a thought, or where the reference answer is boxed too."""
+    references = [message.text for message in conversation.messages if message.role == "assistant"]
+    return mode.think == "on" or not references or bool(boxes(references[-1]))
 
 
 def followed(text: str, thought: str | None, mode: Mode) -> float | None:

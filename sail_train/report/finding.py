@@ -50,6 +50,6 @@ def _in_shard(path: str, source: str, key: str) -> list[bytes]:
 
 
 def _order(extension: str) -> int:
-    """"0.png" before "10.png"; a single "png" has no number."""
+    """ "0.png" before "10.png"; a single "png" has no number."""
     number = extension.partition(".")[0]
     return int(number) if number.isdigit() else 0

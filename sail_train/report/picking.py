@@ -56,7 +56,7 @@ class Picked:
 
 
 def is_right(record: dict[str, Any]) -> bool:
-    score = record.get("score")
+    score: Any = record.get("score")
     return is_number(score) and score >= RIGHT
 
 
@@ -120,12 +120,12 @@ def _reduced(data: bytes) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-            image.draft("RGB", (MAX_SIDE, MAX_SIDE))
-            image = image.convert("RGB")
+            file = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+            file.draft("RGB", (MAX_SIDE, MAX_SIDE))
+            image = file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=85)
-    return file.getvalue()
+    reduced = io.BytesIO()
+    image.save(reduced, format="JPEG", quality=85)
+    return reduced.getvalue()

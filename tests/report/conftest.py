@@ -34,7 +34,15 @@ PLAN: list[tuple[str, str, dict[str, str], dict[str, list[str]]]] = [
 
 PARTS = ("vision", "adapter", "language")
 
-LEVEL = {"text_read": 0.93, "text_think": 0.71, "read": 0.78, "basic": 0.69, "chart": 0.58, "steps": 0.41, "frames": 0.47}
+LEVEL = {
+    "text_read": 0.93,
+    "text_think": 0.71,
+    "read": 0.78,
+    "basic": 0.69,
+    "chart": 0.58,
+    "steps": 0.41,
+    "frames": 0.47,
+}
 
 
 class Maker:
@@ -71,9 +79,18 @@ class Maker:
         if name == "pretrain":
             bad = [{"source": "chart", "shard": "c-0.tar", "key": f"k{i}", "reason": "undecodable"} for i in range(3)]
             _lines(path / "quarantine.jsonl", bad)
-        return {"stage": name, "loop": loop, "status": "finished", "steps": steps, "tokens": steps * 2900,
-                "seconds": steps * 0.11 + 2, "metrics_before": before, "metrics_after": after,
-                "parent": ", ".join(parents.values()) or None, "model_dir": str(path / "model")}  # fmt: skip
+        return {
+            "stage": name,
+            "loop": loop,
+            "status": "finished",
+            "steps": steps,
+            "tokens": steps * 2900,
+            "seconds": steps * 0.11 + 2,
+            "metrics_before": before,
+            "metrics_after": after,
+            "parent": ", ".join(parents.values()) or None,
+            "model_dir": str(path / "model"),
+        }
 
     def _config(self, path: Path, name: str, loop: str, parents: dict[str, str], modes: Any, steps: int) -> None:
         sources: dict[str, Any] = {
@@ -84,38 +101,68 @@ class Maker:
         if name == "fusion":
             sources["thoughts"] = {"shards": f"{self.root}/harvest/shards/*.tar", "weight": 0.1}
         config = {
-            "loop": loop, "seed": 0, "run_dir": str(path), "parents": {r: f"{self.root}/{p}" for r, p in parents.items()},
-            "data": {"sources": sources if loop != "soup" else {}}, "train": {"max_steps": max(1, steps)},
+            "loop": loop,
+            "seed": 0,
+            "run_dir": str(path),
+            "parents": {r: f"{self.root}/{p}" for r, p in parents.items()},
+            "data": {"sources": sources if loop != "soup" else {}},
+            "train": {"max_steps": max(1, steps)},
             "optim": {"lr": {"adapter": 3e-3} if name == "align" else dict.fromkeys(PARTS, 1e-3) if steps else {}},
             "eval": {"modes": modes},
-        }  # fmt: skip
+        }
         (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         lineage = {
-            "recipe": "tiny", "name": name, "stage": name, "loop": loop, "seed": 0,
+            "recipe": "tiny",
+            "name": name,
+            "stage": name,
+            "loop": loop,
+            "seed": 0,
             "needs": list(parents.values()) + (["harvest"] if name == "fusion" else []),
-            "parents": {r: {"path": f"{self.root}/{p}", "model": f"{self.root}/{p}/model", "hash": f"{abs(hash(p)):064x}"}
-                        for r, p in parents.items()},
-            "code": {"version": "0.1.0", "hash": "c0de"}, "data": {},
-        }  # fmt: skip
+            "parents": {
+                r: {"path": f"{self.root}/{p}", "model": f"{self.root}/{p}/model", "hash": f"{abs(hash(p)):064x}"}
+                for r, p in parents.items()
+            },
+            "code": {"version": "0.1.0", "hash": "c0de"},
+            "data": {},
+        }
         (path / "lineage.json").write_text(json.dumps(lineage))
 
     def _metrics(self, path: Path, loop: str, steps: int) -> None:
         lines: list[dict[str, Any]] = []
         for step in range(1, steps + 1):
             noise, done = float(self.rng.normal()), step / steps
-            line: dict[str, Any] = {"step": step, "grad_norm": 0.4 + 2 * math.exp(-6 * done) + 0.08 * abs(noise),
-                                    "lr/vision": 1e-4 * min(1, step / 30), "seconds": 0.11, "tokens_per_s": 26000 + 900 * noise,
-                                    "lr/language": 1e-3 * min(1, step / 30) * (0.55 + 0.45 * math.cos(3.1 * done))}  # fmt: skip
+            line: dict[str, Any] = {
+                "step": step,
+                "grad_norm": 0.4 + 2 * math.exp(-6 * done) + 0.08 * abs(noise),
+                "lr/vision": 1e-4 * min(1, step / 30),
+                "seconds": 0.11,
+                "tokens_per_s": 26000 + 900 * noise,
+                "lr/language": 1e-3 * min(1, step / 30) * (0.55 + 0.45 * math.cos(3.1 * done)),
+            }
             if loop == "rl":
                 answer = 0.45 + 0.38 * (1 - math.exp(-4 * done)) + 0.03 * noise
-                line |= {"loss": 0.02 * noise, "rollout/reward": 0.9 * answer + 0.095, "rollout/answer": answer,
-                         "rollout/format": min(1.0, 0.9 + 0.1 * done), "rollout/think": 0.6 + 0.25 * done + 0.02 * noise,
-                         "rollout/length": 31 + 2 * noise + 4 * done, "rollout/zero_variance": 0.3 + 0.2 * done,
-                         "update/entropy": 0.5 * math.exp(-2 * done) + 0.01 * abs(noise), "update/clipped": 0.01 + 0.002 * abs(noise)}  # fmt: skip
+                line |= {
+                    "loss": 0.02 * noise,
+                    "rollout/reward": 0.9 * answer + 0.095,
+                    "rollout/answer": answer,
+                    "rollout/format": min(1.0, 0.9 + 0.1 * done),
+                    "rollout/think": 0.6 + 0.25 * done + 0.02 * noise,
+                    "rollout/length": 31 + 2 * noise + 4 * done,
+                    "rollout/zero_variance": 0.3 + 0.2 * done,
+                    "update/entropy": 0.5 * math.exp(-2 * done) + 0.01 * abs(noise),
+                    "update/clipped": 0.01 + 0.002 * abs(noise),
+                }
             else:
                 loss = 0.25 + 2.6 * math.exp(-7 * done) + 0.05 * noise * math.exp(-done)
-                line |= {"loss": loss, "loss/read": loss * 0.8, "loss/caption": loss * 1.2, "fill": 0.94 + 0.02 * noise / 3,
-                         "samples/read": 25.0, "samples/caption": 16.0, "samples/chart": 9.0}  # fmt: skip
+                line |= {
+                    "loss": loss,
+                    "loss/read": loss * 0.8,
+                    "loss/caption": loss * 1.2,
+                    "fill": 0.94 + 0.02 * noise / 3,
+                    "samples/read": 25.0,
+                    "samples/caption": 16.0,
+                    "samples/chart": 9.0,
+                }
             lines.append(line)
             if loop == "supervised" and step % 100 == 0:
                 lines.append({"step": step, "valid/loss": 0.3 + 2 * math.exp(-5 * done), "valid/loss/read": 0.2})
@@ -129,9 +176,16 @@ class Maker:
                 value += {"on": 0.14, "off": 0.0, "auto": 0.03, "on_t1": 0.02}.get(mode, 0.0)
                 value += 0.16 * (number in (11, 14) and mode == "on_t1")
                 name, thinks = f"{suite}/{mode}", float(mode.startswith("on"))
-                metrics |= {name: value, f"{name}_se": math.sqrt(value * (1 - value) / 512), f"{name}_n": 512.0,
-                            f"{name}_tokens": 33.2 if thinks else 8.4, f"{name}_truncated": 0.004, f"{name}_thinks": thinks,
-                            f"{name}_format": 0.993, f"{name}_failed": 0.0}  # fmt: skip
+                metrics |= {
+                    name: value,
+                    f"{name}_se": math.sqrt(value * (1 - value) / 512),
+                    f"{name}_n": 512.0,
+                    f"{name}_tokens": 33.2 if thinks else 8.4,
+                    f"{name}_truncated": 0.004,
+                    f"{name}_thinks": thinks,
+                    f"{name}_format": 0.993,
+                    f"{name}_failed": 0.0,
+                }
                 if mode in ("on", "off"):
                     metrics[f"{name}_followed"] = 0.996
                 if suite == "read":
@@ -162,21 +216,56 @@ class Maker:
             (path / "eval_images").mkdir(exist_ok=True)
             files = [f"eval_images/{suite}-{index:06d}.0.png"]
             (path / files[0]).write_bytes(digit_grid(digits))
-        question = {"read": "Read the grid.", "steps": "What is the sum of all digits, modulo 17?"}.get(suite, "What is seen?")
-        return {"kind": "eval", "suite": suite, "mode": mode, "index": index, "sample": 0, "key": f"{suite}_{index:06d}",
-                "source": suite, "images": len(files), "prompt": "<image>" * len(files) + question, "response": response,
-                "gold": gold, "verifier": "exact", "score": float(right), "status": "ok", "detail": "", "tokens": 33,
-                "finish_reason": "stop", "truncated": 0.0, "thinks": 1.0, "followed": None, "format": 1.0, "digits": None,
-                "image_files": files}  # fmt: skip
+        question = {"read": "Read the grid.", "steps": "What is the sum of all digits, modulo 17?"}.get(
+            suite, "What is seen?"
+        )
+        return {
+            "kind": "eval",
+            "suite": suite,
+            "mode": mode,
+            "index": index,
+            "sample": 0,
+            "key": f"{suite}_{index:06d}",
+            "source": suite,
+            "images": len(files),
+            "prompt": "<image>" * len(files) + question,
+            "response": response,
+            "gold": gold,
+            "verifier": "exact",
+            "score": float(right),
+            "status": "ok",
+            "detail": "",
+            "tokens": 33,
+            "finish_reason": "stop",
+            "truncated": 0.0,
+            "thinks": 1.0,
+            "followed": None,
+            "format": 1.0,
+            "digits": None,
+            "image_files": files,
+        }
 
     def _rollout(self, step: int, number: int) -> dict[str, Any]:
         right = number % 3 != 0
         parts = {name: {"value": float(right), "status": "ok", "detail": ""} for name in ("answer", "format")}
-        return {"step": step, "uid": f"{step}/0", "source": "rl", "key": "rl_000007", "think": "on",
-                "prompt": "How many digits are larger than 4?", "truth": "4", "tokens": 30 + number,
-                "response": f"<think>\n6 1 8 3 9 0 2 7 4: 1 1 2 2 3 3 3 4 4\n</think>\n\n\\boxed{{{4 if right else 3}}}",
-                "finish_reason": "stop", "reward": 1.0 if right else 0.1, "shaped": 1.0 if right else 0.1,
-                "parts": parts, "advantage": 0.6 if right else -1.4, "masked": False, "kept": True}  # fmt: skip
+        return {
+            "step": step,
+            "uid": f"{step}/0",
+            "source": "rl",
+            "key": "rl_000007",
+            "think": "on",
+            "prompt": "How many digits are larger than 4?",
+            "truth": "4",
+            "tokens": 30 + number,
+            "response": f"<think>\n6 1 8 3 9 0 2 7 4: 1 1 2 2 3 3 3 4 4\n</think>\n\n\\boxed{{{4 if right else 3}}}",
+            "finish_reason": "stop",
+            "reward": 1.0 if right else 0.1,
+            "shaped": 1.0 if right else 0.1,
+            "parts": parts,
+            "advantage": 0.6 if right else -1.4,
+            "masked": False,
+            "kept": True,
+        }
 
     def _events(self, path: Path, modes: dict[str, list[str]], after: dict[str, float]) -> None:
         time = "2030-01-01T10:00:00+00:00"
@@ -192,8 +281,15 @@ class Maker:
             "member_1": {"name": "sft_4", "value": 0.574, "se": 0.017},
             "member_2": {"name": "sft_4b", "value": 0.566, "se": 0.017},
         }
-        soup = {"metrics": ["read/greedy", "steps/greedy"], "tolerance_se": 1.0, "members": members, "floor": 0.553,
-                "soup": {"name": "soup", "value": 0.589, "se": 0.017}, "accepted": True, "kept": "soup"}  # fmt: skip
+        soup = {
+            "metrics": ["read/greedy", "steps/greedy"],
+            "tolerance_se": 1.0,
+            "members": members,
+            "floor": 0.553,
+            "soup": {"name": "soup", "value": 0.589, "se": 0.017},
+            "accepted": True,
+            "kept": "soup",
+        }
         (path / "soup.json").write_text(json.dumps(soup))
 
 

@@ -93,8 +93,8 @@ def chart(runs: list[Run], suites: dict[str, list[Pass]], column: float) -> Mark
     y = Scale(low=0, high=1, start=frame.height - frame.bottom, end=frame.top)
     body = _grid(y, frame)
     for number, modes in enumerate(suites.values()):
-        values = [(at, *read(run, modes)) for at, run in enumerate(runs)]
-        body += _series(modes[0].suite, number, [(x(at), value, se) for at, value, se in values if value is not None], y)
+        values = [(x(at), *read(run, modes)) for at, run in enumerate(runs)]
+        body += _series(modes[0].suite, number, [(at, value, se) for at, value, se in values if value is not None], y)
     view = f"0 0 {frame.width:g} {frame.height:g}"
     title = element("title", "Accuracy of each task after each stage")
     return element("svg", title, *body, class_="chart wide", role="img", viewBox=view)

@@ -32,7 +32,7 @@ def mixture(run: Run) -> list[dict[str, Any]]:
     asked_total, used_total = sum(weights.values()), sum(used.values())
     if not used_total:
         return []
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "asked": weights[name] / asked_total, "consumed": used[name] / used_total, "samples": used[name]}
         for name in sorted(weights, key=lambda name: -weights[name])
     ]

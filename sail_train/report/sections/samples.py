@@ -161,7 +161,7 @@ def rollout_group(run: Run, group: list[dict[str, Any]]) -> dict[str, Any]:
 
 def reward_of(record: dict[str, Any]) -> float:
     """The reward, 0 for one that failed."""
-    reward = record.get("reward")
+    reward: Any = record.get("reward")
     return float(reward) if is_number(reward) else 0.0
 
 

@@ -55,8 +55,8 @@ def chart(rows: list[dict[str, Any]], floor: float | None) -> Markup:
     parts = []
     for value in ticks(x.low, x.high, wanted=6):
         parts.append(element("line", x1=x(value), x2=x(value), y1=frame.top, y2=base, class_="grid"))
-        tick = {"x": x(value), "y": base + 16, "class_": "tick", "text_anchor": "middle"}
-        parts.append(element("text", short(100 * value) + "%", **tick))
+        label = short(100 * value) + "%"
+        parts.append(element("text", label, x=x(value), y=base + 16, class_="tick", text_anchor="middle"))
     if floor is not None:
         told = element("title", f"accepted from {100 * floor:.1f}% on")
         parts.append(element("line", told, x1=x(floor), x2=x(floor), y1=frame.top, y2=base, class_="floor"))

@@ -30,7 +30,7 @@ def build(recipe: Recipe) -> dict[str, Any] | None:
                         "run": run.name,
                         "suite": suite,
                         "flags": {flag: asked[flag] for flag in FLAGS if flag in asked},
-                        "gain": result.get(f"{suite}/on_minus_off", asked["on"]["value"] - asked["off"]["value"]),
+                        "gain": result.get(f"{suite}/on_minus_off", result[f"{suite}/on"] - result[f"{suite}/off"]),
                         "gain_se": result.get(f"{suite}/on_minus_off_se"),
                         "bar": bar({flag: asked[flag] for flag in FLAGS if flag in asked}),
                     }
@@ -50,7 +50,8 @@ def bar(asked: dict[str, dict[str, Any]]) -> Markup:
     low, high = max(0.0, min(values) - 0.1), min(1.0, max(values) + 0.1)
     x = Scale(low=low, high=high, start=BAR.left, end=BAR.width - BAR.right)
     middle = (BAR.top + BAR.height - BAR.bottom) / 2
-    parts = [element("line", x1=x(asked["off"]["value"]), x2=x(asked["on"]["value"]), y1=middle, y2=middle, class_="gap")]
+    ends = {"x1": x(asked["off"]["value"]), "x2": x(asked["on"]["value"])}
+    parts = [element("line", **ends, y1=middle, y2=middle, class_="gap")]
     for value in ticks(low, high, wanted=6):
         base = BAR.height - BAR.bottom
         parts.insert(0, element("line", x1=x(value), x2=x(value), y1=BAR.top, y2=base, class_="grid"))
