@@ -72,8 +72,9 @@ def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Eng
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Built on first use for one to two minutes, and a killed build leaves a lock on which the next run waits for ever.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # No op can be built, as far as it knows. Else it would compile shared-memory collectives for one to two minutes
+    # (a killed build leaves a lock on which the next run waits for ever), and run gcc only to fill this table.
+    deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
     # torch's new names for two collectives that DeepSpeed calls by the old ones: one line per step and rank otherwise.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
