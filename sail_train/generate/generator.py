@@ -169,9 +169,7 @@ class Decoding:
             self.cache = SlotCache(prefill, rows=self.rows, columns=self.columns)
         self.cache.admit(prefill, copies)
         request = torch.tensor(numbers, device=self.device)[:, None] * copies + torch.arange(copies, device=self.device)
-        rows = Live(
-            request=request.flatten(), produced=torch.zeros_like(request.flatten()), token=request.flatten()
-        )
+        rows = Live(request=request.flatten(), produced=torch.zeros_like(request.flatten()), token=request.flatten())
         self._draw(rows, logits.repeat_interleave(copies, dim=0))
         self.live = self.live.extend(rows)
 
@@ -190,9 +188,7 @@ class Decoding:
 
     def _forward(self, embedded: Tensor, **arguments: Any) -> Tensor:
         """(rows, V) logits after the last position."""
-        result = self.model.language_model(
-            inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **arguments
-        )
+        result = self.model.language_model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **arguments)
         return result.logits[:, -1]
 
     def _draw(self, rows: Live, logits: Tensor) -> None:

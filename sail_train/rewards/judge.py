@@ -69,9 +69,7 @@ class Judge:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # trust_env off: a proxy of the environment must not see a judge on this machine.
         local = httpx.URL(config.url).host in ("127.0.0.1", "localhost", "::1")
-        self.client = httpx.Client(
-            headers=headers, timeout=config.timeout, transport=transport, trust_env=not local
-        )
+        self.client = httpx.Client(headers=headers, timeout=config.timeout, transport=transport, trust_env=not local)
 
     def score(self, requests: Sequence[JudgeRequest]) -> list[Score]:
         """Mean of the three verdicts of each request, in order; the verdicts stand in `detail`."""

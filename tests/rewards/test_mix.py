@@ -36,9 +36,7 @@ def test_parts_are_weighed():
 
 
 def test_the_judge_grades_the_thought_where_it_has_a_weight():
-    config = RewardsConfig(
-        parts=MIXED, parts_by_source={"plain": {"answer": 1.0}}, judge=JudgeConfig(url="embedded")
-    )
+    config = RewardsConfig(parts=MIXED, parts_by_source={"plain": {"answer": 1.0}}, judge=JudgeConfig(url="embedded"))
     with Rewards(config) as rewards:
         good, bad, none, plain = rewards.score(
             [

@@ -277,6 +277,4 @@ def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch, processor, scri
     ranks.local.rank = 0
     monkeypatch.setattr(groups_module, "dist", ranks.as_dist())
     with pytest.raises(ValueError, match="multiple of the 3 ranks"):
-        Roller(
-            make_config(), processor=processor, engine=scripted(mixed), rewards=None, prompts=iter(()), seed=0
-        )
+        Roller(make_config(), processor=processor, engine=scripted(mixed), rewards=None, prompts=iter(()), seed=0)

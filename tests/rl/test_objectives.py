@@ -145,7 +145,8 @@ def test_the_kl_term_pulls_towards_the_reference(make_rollout):
     objective = Objective(RLConfig(kl_coef=0.1))
     loss, grad, sums = run(objective, Fixed(batch.old_logprobs), batch)
     assert loss == pytest.approx(0.1 * 7 * (math.exp(-0.5) + 0.5 - 1), rel=1e-5)
-    torch.testing.assert_close(grad, torch.full((7,), 0.1 * (1 - math.exp(-0.5)), dtype=torch.float64), rtol=1e-5, atol=0)
+    slope = torch.full((7,), 0.1 * (1 - math.exp(-0.5)), dtype=torch.float64)
+    torch.testing.assert_close(grad, slope, rtol=1e-5, atol=0)
     assert float(sums["kl_ref"]) > 0
 
 

@@ -108,6 +108,11 @@ def policy(
 
 
 def add_reference(batches: Sequence[PolicyBatch], reference: nn.Module, *, temperature: float) -> list[PolicyBatch]:
-    """The batches with the log-probs of the reference policy, without gradient."""
+    """The batches with the log-probs of the reference policy, without gradient and where the batches are."""
+    device = next(reference.parameters()).device
     with torch.no_grad():
-        return [replace(batch, ref_logprobs=policy(reference, batch, temperature=temperature)[0]) for batch in batches]
+        found = [policy(reference, batch.to(device), temperature=temperature)[0] for batch in batches]
+    return [
+        replace(batch, ref_logprobs=logprobs.to(batch.advantages.device))
+        for batch, logprobs in zip(batches, found, strict=True)
+    ]
