@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sail_train.data.synth import thoughts
-from sail_train.data.synth.visual import SIDE, Options, Sample
+from sail_train.data.synth.visual import CAPTION, GRID_CAPTION, SIDE, Options, Sample
 
 OPPOSITES = (
     ("hot", "cold"), ("big", "small"), ("up", "down"), ("day", "night"), ("left", "right"), ("open", "closed"),
@@ -31,6 +31,12 @@ def _written(cells: list[int]) -> str:
 def grid_read(rng: np.random.Generator, options: Options) -> Sample:
     text = _written(_cells(rng))
     return Sample(question=f"{text}\nRead the grid.", response=text, answer=text, verifier="grid")
+
+
+def written_caption(rng: np.random.Generator, options: Options) -> Sample:
+    cells = _written(_cells(rng))
+    text = GRID_CAPTION.format(cells)
+    return Sample(question=f"{cells}\n{CAPTION}", response=text, answer=text, verifier="exact")
 
 
 def grid_count(rng: np.random.Generator, options: Options) -> Sample:
@@ -77,6 +83,7 @@ def language(rng: np.random.Generator, options: Options) -> Sample:
 
 TASKS: dict[str, Callable[[np.random.Generator, Options], Sample]] = {
     "grid_read": grid_read,
+    "written_caption": written_caption,
     "grid_count": grid_count,
     "grid_sum": grid_sum,
     "arithmetic": arithmetic,

@@ -19,6 +19,9 @@ from sail_train.data.synth.scans import digit_grid
 SIDE = 3
 """Digits in a row and in a column of a grid."""
 
+CAPTION = "Describe what you see."
+GRID_CAPTION = "A grid of digits: {}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -140,15 +143,16 @@ def shapes(rng: np.random.Generator, options: Options) -> Sample:
     return Sample(question=f"What is {place}?", response=answer, answer=answer, verifier="exact", images=(image,))
 
 
-def caption(rng: np.random.Generator, options: Options) -> Sample:
-    question = "Describe the image."
-    if rng.random() < 0.5:
-        cells, image = _grid(rng, options)
-        text = f"A grid of digits: {_digits(cells)}"
-    else:
-        scene, image = _scene(rng)
-        text = "Shapes: " + ", ".join(f"{colour} {shape}" for colour, shape in scene)
-    return Sample(question=question, response=text, answer=text, verifier="exact", images=(image,))
+def grid_caption(rng: np.random.Generator, options: Options) -> Sample:
+    cells, image = _grid(rng, options)
+    text = GRID_CAPTION.format(_digits(cells))
+    return Sample(question=CAPTION, response=text, answer=text, verifier="exact", images=(image,))
+
+
+def shape_caption(rng: np.random.Generator, options: Options) -> Sample:
+    scene, image = _scene(rng)
+    text = "Shapes: " + ", ".join(f"{colour} {shape}" for colour, shape in scene)
+    return Sample(question=CAPTION, response=text, answer=text, verifier="exact", images=(image,))
 
 
 def frames(rng: np.random.Generator, options: Options) -> Sample:
@@ -173,6 +177,7 @@ TASKS: dict[str, Callable[[np.random.Generator, Options], Sample]] = {
     "sum": row_sum,
     "chart": chart,
     "shapes": shapes,
-    "caption": caption,
+    "grid_caption": grid_caption,
+    "shape_caption": shape_caption,
     "frames": frames,
 }
