@@ -111,7 +111,13 @@ def _multi_step(
     response = thoughts.boxed(thought, said) if options.think else str(truth)
     mode = "think" if options.think else "direct"
     return Sample(
-        question=question, response=response, answer=str(truth), verifier="number", images=(image,), mode=mode, meta=meta
+        question=question,
+        response=response,
+        answer=str(truth),
+        verifier="number",
+        images=(image,),
+        mode=mode,
+        meta=meta,
     )
 
 
