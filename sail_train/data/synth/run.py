@@ -10,11 +10,15 @@ import argparse
 import json
 import logging
 import shutil
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sail_train.data.synth.sources import HELD_OUT, TRAIN, Source, draw, members
+from sail_train.data.synth.visual import TASKS, Options
 from sail_train.data.writer import write_shards
 
 log = logging.getLogger(__name__)
@@ -26,7 +30,7 @@ _TOKENIZER_SAMPLES = 400
 
 
 def synthesize(out: Path, *, seed: int = 0, hasty: float = 0.6, scale: float = 1.0) -> None:
-    """Writes out/train/<source>/*.tar, out/eval/<source>/*.tar and out/tokenizer/.
+    """Writes train/<source>/*.tar, eval/<source>/*.tar, tokenizer/ and examples/ (pictures to chat about) into `out`.
 
     `hasty` is the share of the `thoughts` source's thoughts that stop before the last cells and answer from there;
     `scale` multiplies the number of training samples.
@@ -46,11 +50,25 @@ def synthesize(out: Path, *, seed: int = 0, hasty: float = 0.6, scale: float = 1
             write_shards(samples, aside / folder / name, name, SAMPLES_PER_SHARD)
             log.info("%s/%s: %d samples", folder, name, source.num_samples)
     _write_tokenizer(aside / "tokenizer", train, seed=seed, hasty=hasty)
+    _write_examples(aside / "examples", seed=seed)
     options = {"seed": seed, "hasty": hasty, "scale": scale}
     (aside / "synth.json").write_text(json.dumps(options, indent=1) + "\n")
     if out.exists():
         out.rmdir()
     aside.rename(out)
+
+
+def _write_examples(directory: Path, *, seed: int) -> None:
+    """A held-out picture of each visual task with what can be asked about it: something to chat about."""
+    directory.mkdir(parents=True)
+    lines = []
+    for task, make in TASKS.items():
+        sample = make(np.random.default_rng([seed, zlib.crc32(task.encode())]), Options(held_out=True))
+        names = [f"{task}.{number}.png" for number in range(len(sample.images))]
+        for name, image in zip(names, sample.images, strict=True):
+            image.save(directory / name)
+        lines.append(f"{' '.join(names)}: {sample.question} ({sample.answer})\n")
+    (directory / "questions.txt").write_text("".join(lines))
 
 
 def _scaled(source: Source, scale: float) -> int:
