@@ -53,6 +53,8 @@ class Picked:
     rollouts: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=ROLLOUTS))
     answers: int = 0
     rollouts_by_source: Counter[str] = field(default_factory=Counter)
+    pass_rates: list[float] = field(default_factory=list)
+    """Share of right answers of each prompt that a sampling run asked."""
 
 
 def is_right(record: dict[str, Any]) -> bool:
@@ -67,9 +69,11 @@ def pick(lines: Iterable[dict[str, Any]]) -> Picked:
         if record.get("kind") == "eval":
             picked.answers += 1
             _keep(picked, record)
-        elif "advantage" in record:
+        elif record.get("phase") == "rollout":
             picked.rollouts_by_source[str(record.get("source"))] += 1
             picked.rollouts.append(record)
+        elif is_number(record.get("pass_rate")):
+            picked.pass_rates.append(float(record["pass_rate"]))
     return picked
 
 

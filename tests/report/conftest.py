@@ -249,7 +249,8 @@ class Maker:
         right = number % 3 != 0
         parts = {name: {"value": float(right), "status": "ok", "detail": ""} for name in ("answer", "format")}
         return {
-            "step": step,
+            "phase": "rollout",
+            "rollout_batch": step,
             "uid": f"{step}/0",
             "source": "rl",
             "key": "rl_000007",

@@ -17,9 +17,10 @@ FILL = "fill"
 def build(recipe: Recipe) -> dict[str, Any] | None:
     runs = []
     for run in recipe.runs:
-        sources, bad = mixture(run), quarantined(run)
-        if sources or bad:
-            runs.append({"name": run.name, "sources": sources, "fill": mean(run, FILL), "quarantined": bad})
+        sources, bad, rates = mixture(run), quarantined(run), pass_rates(run)
+        if sources or bad or rates:
+            shown = {"sources": sources, "fill": mean(run, FILL), "quarantined": bad, "pass_rates": rates}
+            runs.append({"name": run.name, **shown})
     return {"runs": runs} if runs else None
 
 
@@ -54,6 +55,16 @@ def weight(source: dict[str, Any]) -> float:
 def mean(run: Run, name: str) -> float | None:
     values = [value for _, value in run.column(name)]
     return sum(values) / len(values) if values else None
+
+
+def pass_rates(run: Run) -> list[tuple[str, float]]:
+    """(range of pass rates, share of the prompts in it) of a sampling run: how hard its prompts were."""
+    rates = pick_run(run).pass_rates
+    if not rates:
+        return []
+    ranges = {"none right": (-1.0, 0.0), "some": (0.0, 0.5), "half and more": (0.5, 0.9999), "all right": (0.9999, 2.0)}
+    bounds = ranges.items()
+    return [(name, sum(low < rate <= high for rate in rates) / len(rates)) for name, (low, high) in bounds]
 
 
 def quarantined(run: Run) -> list[tuple[str, str, int]]:

@@ -128,7 +128,7 @@ def groups_of(run: Run, picked: Picked) -> list[dict[str, Any]]:
     """The last groups of rollouts in which answers differed: the same prompt, several tries, their rewards."""
     groups: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for record in picked.rollouts:
-        groups.setdefault((record.get("step"), record.get("uid")), []).append(record)
+        groups.setdefault((record.get("rollout_batch"), record.get("uid")), []).append(record)
     telling = [group for group in groups.values() if len({str(record.get("reward")) for record in group}) > 1]
     return [rollout_group(run, group) for group in telling[-GROUPS:]]
 
@@ -151,7 +151,7 @@ def rollout_group(run: Run, group: list[dict[str, Any]]) -> dict[str, Any]:
     images = find_images(run.config, str(first.get("source", "")), str(first.get("key", "")))
     return {
         "run": run.name,
-        "step": first.get("step"),
+        "batch": first.get("rollout_batch"),
         "images": [uri for uri in map(data_uri, images) if uri is not None],
         "prompt": clipped(str(first.get("prompt", ""))),
         "gold": clipped(str(first.get("truth", ""))),
