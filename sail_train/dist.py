@@ -107,13 +107,13 @@ def gather_objects(value: Any) -> list[Any]:
         return [json.loads(json.dumps(value))]
     init()
     mine = _encode(value)
-    lengths = torch.empty(world_size(), dtype=torch.int64, device=mine.device)
-    torch.distributed.all_gather_into_tensor(lengths, torch.tensor([len(mine)], device=mine.device))
-    padded = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=mine.device)
+    lengths = [torch.empty(1, dtype=torch.int64, device=mine.device) for _ in range(world_size())]
+    torch.distributed.all_gather(lengths, torch.tensor([len(mine)], device=mine.device))
+    padded = torch.zeros(max(int(length) for length in lengths), dtype=torch.uint8, device=mine.device)
     padded[: len(mine)] = mine
     gathered = [torch.empty_like(padded) for _ in range(world_size())]
     torch.distributed.all_gather(gathered, padded)
-    return [_decode(row[:length]) for row, length in zip(gathered, lengths.tolist(), strict=True)]
+    return [_decode(row[: int(length)]) for row, length in zip(gathered, lengths, strict=True)]
 
 
 def broadcast_json(value: Any) -> Any:

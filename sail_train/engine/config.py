@@ -41,7 +41,8 @@ class EngineConfig:
     max_bad_steps: int = 10
     """Steps in a row with a NaN or infinite loss or gradient after which training stops; each one is skipped."""
     offload_optimizer: bool = False
-    """Moments and master weights in host memory (ZeRO 1-3 on a GPU); slower, for large models."""
+    """Moments and master weights in host memory (ZeRO 1-3); slower, for large models. Every micro batch must then use
+    every trained parameter: DeepSpeed takes over only the gradients that the last one touches."""
     offload_weights: bool = False
     """Weights in host memory too (ZeRO 3 on a GPU)."""
     bucket_elements: int = 50_000_000

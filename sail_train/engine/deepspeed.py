@@ -75,6 +75,8 @@ class TrainEngine:
             max_steps: length of the schedule.
             accumulation: micro batches per step and rank.
         """
+        named = [parameter for part in parts.values() for _, parameter in part]
+        assert len(named) == len({*named, *module.parameters()}), "parts must hold every parameter once"
         freeze(parts, optim)
         if engine.activation_checkpointing:
             module.vlm.gradient_checkpointing_enable(  # type: ignore[operator, union-attr]
@@ -135,7 +137,7 @@ class TrainEngine:
         sums[_SQUARES] = gradients.sum_of_squares(self._gradients.counted())
         total = self._sums.reduce(sums)
         loss_mean, squares = total.pop(_LOSS) / denominator, total.pop(_SQUARES)
-        skipped = not (math.isfinite(loss_mean) and math.isfinite(squares))
+        skipped = not (math.isfinite(loss_mean) and squares < _TOO_LARGE)
         result = StepResult(
             loss=loss_mean,
             grad_norm=math.sqrt(squares),
@@ -162,7 +164,7 @@ class TrainEngine:
                 value = value.detach().double() if isinstance(value, torch.Tensor) else value
                 sums[name] = sums.get(name, 0.0) + value
             losses.append(summed.detach())
-        local = {name: float(value) for name, value in sums.items()}
+        local = _on_host(sums)
         if not math.isfinite(local[_LOSS]):
             _name_bad(batches, losses)
         return local
@@ -172,6 +174,7 @@ class TrainEngine:
         for group in self._torch.param_groups:
             group["lr"] = result.lr[group["name"]]
         self._engine.step()
+        assert self._engine.was_step_applied(), "DeepSpeed skipped a step that was found good"
         self.step_count += 1
         self.bad_in_a_row = 0
 
@@ -252,13 +255,27 @@ class TrainEngine:
         fragments.set_steps(self._torch, owners, steps)
 
     def close(self) -> None:
-        """Takes DeepSpeed's hooks off the module, so that another engine may follow in this process."""
-        self._engine.destroy()
+        """Ends this engine, so that another may follow in this process. ZeRO 3 leaves its module in pieces."""
+        setup.stop(self._engine)
+        self._engine = self._gradients = self._torch = None  # type: ignore[assignment]
+        self._fragments = []
 
 
 _LOSS = "engine/loss"
 _SQUARES = "engine/gradient_squares"
+_TOO_LARGE = 1e36
+"""Square of a gradient norm; DeepSpeed adds squares up in fp32 and would find infinity soon after."""
 _COUNTERS = ("step_count", "skipped_count", "bad_in_a_row")
+
+
+def _on_host(sums: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+    """Plain numbers, with one wait for the device however many there are."""
+    tensors = {name: value for name, value in sums.items() if isinstance(value, torch.Tensor)}
+    values = torch.stack(list(tensors.values())).tolist() if tensors else []
+    return {
+        **{name: value for name, value in sums.items() if not isinstance(value, torch.Tensor)},
+        **dict(zip(tensors, values, strict=True)),
+    }
 
 
 def _name_bad(batches: Sequence[Batch], losses: Sequence[torch.Tensor]) -> None:

@@ -8,6 +8,7 @@ every gradient once), and forgets everything (`clear`), as if the step's backwar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -81,6 +82,11 @@ class FullBuffer(_Owned):
 class Partitioned(_Owned):
     """ZeRO 1 in fp32, ZeRO 2: lists in `averaged_gradients`; in the master weights' .grad when offloaded."""
 
+    def begin(self) -> None:
+        if self.optimizer.cpu_offload:
+            _forget_earlier_steps(master.grad for master in self.optimizer.single_partition_of_fp32_groups)
+            _forget_earlier_steps(self.optimizer.accumulated_grads_in_cpu.values())
+
     def tensors(self) -> list[torch.Tensor]:
         if self.optimizer.cpu_offload:
             self.optimizer._wait_for_offload_copies()
@@ -88,25 +94,25 @@ class Partitioned(_Owned):
         return [grad for group in self.optimizer.averaged_gradients.values() for grad in group or ()]
 
     def clear(self) -> None:
-        # What DeepSpeed's own step does on an overflow, which it does not look for in bf16.
+        # As DeepSpeed's own step on an overflow, which it does not look for in bf16; offloaded in bf16 it would leave
+        # the sums in averaged_gradients.
         self.optimizer.micro_step_id = -1
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer._release_preflattened_grad_buffers()
         if self.optimizer.cpu_offload:
             self.optimizer._offload_accumulated_param_ids = set()
             self.optimizer.reset_cpu_buffers()
-        else:
-            self.optimizer.averaged_gradients = dict.fromkeys(self.optimizer.averaged_gradients)
-            self.optimizer.all_grad_tensors = dict.fromkeys(self.optimizer.all_grad_tensors)
+        self.optimizer.averaged_gradients = dict.fromkeys(self.optimizer.averaged_gradients)
+        self.optimizer.all_grad_tensors = dict.fromkeys(self.optimizer.all_grad_tensors)
 
 
 class Sharded(_Owned):
     """ZeRO 3: views of one flat buffer; in the master weights' .grad when offloaded."""
 
     def begin(self) -> None:
-        # Only parameters with a gradient are written to the buffer: one that this step does not use would otherwise
-        # be updated once more with an earlier step's gradient.
-        self.optimizer.grad_partitions_flat_buffer.zero_()
+        _forget_earlier_steps([self.optimizer.grad_partitions_flat_buffer])
+        if self.optimizer.offload_optimizer:
+            _forget_earlier_steps(master.grad for master in self.optimizer.fp32_partitioned_groups_flat)
 
     def tensors(self) -> list[torch.Tensor]:
         if self.optimizer.offload_optimizer:
@@ -116,6 +122,13 @@ class Sharded(_Owned):
     def clear(self) -> None:
         self.optimizer._pre_step()
         self.optimizer._overflow_clean_up(1.0)
+
+
+def _forget_earlier_steps(buffers: Iterable[torch.Tensor]) -> None:
+    """DeepSpeed writes only where a parameter has a gradient, and never clears: one that a step does not use would be
+    updated with an earlier step's gradient."""
+    for buffer in buffers:
+        buffer.zero_()
 
 
 def gradients_of(engine: Any, *, zero_stage: int) -> Gradients:

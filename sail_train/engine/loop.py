@@ -68,7 +68,8 @@ class Work(Protocol):
         ...
 
     def validate(self) -> Mapping[str, float] | None:
-        """Metrics on held-out data; the lowest "loss" marks the best model. None where there is no such data."""
+        """Metrics on held-out data; the lowest "loss" marks the best model. None where there is no such data.
+        Rank 0's count."""
         ...
 
 
@@ -201,7 +202,7 @@ class _Session:
 
     def validate(self, metrics: Metrics) -> None:
         """Validates; keeps the weights if the loss is the lowest so far."""
-        values = self.work.validate()
+        values = dist.broadcast_json(self.work.validate())  # ranks must agree on what is best
         if values is None:
             return
         metrics.record_validation(values)

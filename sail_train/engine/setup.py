@@ -24,7 +24,7 @@ def deepspeed_config(config: EngineConfig, *, accumulation: int) -> dict[str, An
     """The mapping that `deepspeed.initialize` takes."""
     values: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": accumulation,
+        "gradient_accumulation_steps": max(2, accumulation),  # we tell it where a step ends; at 1 offload keeps no sum
         "gradient_clipping": 0.0,  # its default clips at 1.0; we clip, alike at every stage
         "steps_per_print": None,
         "zero_force_ds_cpu_optimizer": False,  # its CPU Adam is compiled on first use
@@ -91,3 +91,13 @@ def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Eng
         )
     log.info("DeepSpeed %s, ZeRO %d, %s", deepspeed.__version__, config.zero_stage, config.precision)
     return engine
+
+
+def stop(engine: Any) -> None:
+    """Takes DeepSpeed's hooks off the module and the module out of DeepSpeed's globals."""
+    from deepspeed.runtime.zero import parameter_offload
+
+    engine.destroy()
+    parameter_offload.FWD_MODULE_STACK[:] = [
+        module for module in parameter_offload.FWD_MODULE_STACK if module is not engine.module
+    ]

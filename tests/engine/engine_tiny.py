@@ -166,6 +166,16 @@ def digest(engine: TrainEngine, directory: Path) -> str:
     return found.hexdigest()
 
 
+def digest_of_a_stage(directory: str | Path) -> str:
+    """Of a short ZeRO 0 stage, of a random draw after it, and of what DeepSpeed might have replaced in torch."""
+    torch.manual_seed(3)
+    engine = make_engine(0)
+    run_steps(engine, 0, 3)
+    found = f"{digest(engine, Path(directory))} {float(torch.rand(()))} {torch.nn.functional.linear.__name__}"
+    engine.close()
+    return found
+
+
 class _SpoiltGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, values: torch.Tensor, bad: float) -> torch.Tensor:
