@@ -49,6 +49,8 @@ def build_model(
     "eos" and "pad", and `vocab_size` its length, for which embeddings grow where they are too few.
     ValueError if a folder is missing or does not fit.
     """
+    if both := {"model"} <= parents.keys() and sorted(parents.keys() & PARTS.keys()):
+        raise ValueError(f"parents has both model and {', '.join(both)}; give a whole model or parts")
     if "model" in parents:
         return _whole(config, resolve(parents["model"]), token_ids, vocab_size, dtype)
     folders = _folders(config, parents)

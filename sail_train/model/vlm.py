@@ -45,7 +45,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             text.hidden_size,
         )
         self.language_model = Qwen3ForCausalLM(text)
-        self.language_model.lm_head = OutputHead(text.hidden_size, text.vocab_size, bias=False)
+        self.language_model.lm_head = OutputHead(text.hidden_size, text.vocab_size, never=config.image_token_id)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

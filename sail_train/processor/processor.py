@@ -117,6 +117,8 @@ class SailVLProcessor(ProcessorMixin):
         `flag` appends the think flag of the conversation's mode. BadSample: "image_count" (images and image parts
         differ), "no_trained_token", or what the template refuses.
         """
+        if conversation.mode not in MODE_THINK:
+            raise BadSample("bad_mode", f"{conversation.mode!r} is none of think, direct, null")
         think = MODE_THINK[conversation.mode] if flag else "auto"
         pieces = render(conversation.messages, system=self.system, think=think)
         ids, trained = self._tokenize(pieces, sizes)
@@ -274,7 +276,10 @@ def load_processor(directory: str | Path) -> SailVLProcessor:
     """The processor saved in a model folder; ValueError if there is none."""
     if not (Path(directory) / "processor_config.json").is_file():
         raise ValueError(f"{directory} holds no processor (processor_config.json)")
-    return SailVLProcessor.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    try:
+        return SailVLProcessor.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory} holds no processor that loads: {error}") from error
 
 
 _chat_template = chat_template

@@ -110,6 +110,11 @@ def test_a_whole_parent_is_taken_as_it_is(make_model: Make, parent: Path) -> Non
     assert model.training and make_model().training and not load_model(parent).training
 
 
+def test_a_whole_parent_and_a_part_are_too_many(make_model: Make, parent: Path) -> None:
+    with pytest.raises(ValueError, match="parents has both model and adapter, vision"):
+        make_model(parents={"model": str(parent), "vision": str(parent), "adapter": str(parent)})
+
+
 def test_a_saved_model_computes_the_same(make_model: Make, tmp_path: Path, make_sample: Callable) -> None:
     model, sample = make_model().eval(), make_sample(0, 9, (4, 6))
     save_model(model, tmp_path)

@@ -9,20 +9,33 @@ from sail_train.model.head import OutputHead
 
 def make_head() -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    head = OutputHead(8, 11, bias=False)
-    return head, torch.randn(7, 8, requires_grad=True), torch.randint(0, 11, (7,))
+    head = OutputHead(8, 11, never=10)
+    return head, torch.randn(7, 8, requires_grad=True), torch.randint(0, 10, (7,))
 
 
-def test_without_targets_it_is_a_linear_layer() -> None:
+def plain_logits(head: OutputHead, hidden: torch.Tensor) -> torch.Tensor:
+    return torch.cat((hidden @ head.weight[:10].T, torch.full((len(hidden), 1), -1e4)), dim=-1)
+
+
+def test_without_targets_it_is_a_linear_layer_that_never_offers_one_token() -> None:
     head, hidden, _ = make_head()
-    torch.testing.assert_close(head(hidden), hidden @ head.weight.T)
+    torch.testing.assert_close(head(hidden), plain_logits(head, hidden))
+    assert (head(hidden).softmax(-1)[:, 10] == 0).all()
+
+
+def test_the_token_that_is_never_offered_gets_no_gradient() -> None:
+    head, hidden, targets = make_head()
+    logprobs, entropies = head(hidden, targets, entropy=True)
+    (logprobs.sum() + entropies.sum()).backward()
+    assert head.weight.grad is not None and head.weight.grad.isfinite().all()
+    assert not head.weight.grad[10].any() and head.weight.grad[:10].any(-1).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_and_entropies_are_those_of_the_scaled_softmax(temperature: float) -> None:
     head, hidden, targets = make_head()
     logprobs, entropies = head(hidden, targets, temperature=temperature, entropy=True)
-    expected = torch.distributions.Categorical(logits=hidden @ head.weight.T / temperature)
+    expected = torch.distributions.Categorical(logits=plain_logits(head, hidden) / temperature)
     torch.testing.assert_close(logprobs, expected.log_prob(targets))
     torch.testing.assert_close(entropies, expected.entropy())
 

@@ -77,6 +77,16 @@ def test_repeated_images_stand_with_their_rows(
     assert torch.equal(patches, torch.cat((first, first, last, last)))
 
 
+def test_the_image_token_is_never_drawn(
+    make_model: Callable[..., SailVLForConditionalGeneration], make_sample: Callable[..., Sample]
+) -> None:
+    vlm = make_model().eval()
+    vlm.generation_config.eos_token_id = None
+    vlm.get_output_embeddings().weight.data[61] *= 100  # else it would be drawn all the time
+    out = vlm.generate(**left_pad(make_sample(0, 5)), max_new_tokens=40, do_sample=True)
+    assert not (out == 61).any()
+
+
 def test_generation_sees_the_image(
     endless: SailVLForConditionalGeneration, make_sample: Callable[..., Sample]
 ) -> None:

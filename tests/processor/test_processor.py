@@ -41,6 +41,14 @@ def test_a_wrong_number_of_images_is_a_bad_sample(
         processor.encode(conversation, sizes)
 
 
+def test_an_unknown_mode_is_a_bad_sample(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation
+) -> None:
+    conversation = make_conversation(make_message("user", "a"), make_message("assistant", "b"), mode="both")
+    with pytest.raises(BadSample, match="bad_mode: 'both' is none of think, direct, null"):
+        processor.encode(conversation, [])
+
+
 def test_a_sample_without_an_answer_is_a_bad_sample(
     processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation
 ) -> None:
@@ -175,6 +183,31 @@ def test_a_folders_foreign_chat_template_is_not_used(processor: SailVLProcessor,
     processor.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ 'foreign' }}")
     assert load_processor(tmp_path).chat_template == processor.chat_template
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "processor_config.json"])
+def test_a_folders_own_code_is_not_run(processor: SailVLProcessor, tmp_path: Path, file: str) -> None:
+    folder, proof = tmp_path / "model", tmp_path / "ran"
+    processor.save_pretrained(folder)
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Evil: pass\n")
+    values = json.loads((folder / file).read_text())
+    values["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoProcessor": "evil.Evil"}
+    (folder / file).write_text(json.dumps({**values, "tokenizer_class": "Evil"}))
+    for load in (load_processor, lambda folder: build_processor(ProcessorConfig(tokenizer=str(folder)))):
+        try:
+            load(folder)
+        except ValueError:
+            pass
+        assert not proof.exists()
+
+
+def test_a_damaged_processor_is_named(processor: SailVLProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="holds no processor that loads"):
+        load_processor(tmp_path)
+    with pytest.raises(ValueError, match="holds no tokenizer that loads"):
+        build_processor(ProcessorConfig(tokenizer=str(tmp_path)))
 
 
 def test_a_missing_or_unfit_folder_is_named(tmp_path: Path) -> None:
