@@ -2,14 +2,11 @@
 
 `encode` measures and labels a training sample from image sizes alone; `prompt` decodes the images of a request;
 calling the processor does what transformers' processors do, for `generate(**processor(...))`.
-Text of a sample never becomes a control token: "<|im_end|>" in a question is spelled out, byte by byte.
 There is no transformers image processor inside: the combined ones need torchvision.
 """
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from transformers.processing_utils import ProcessorMixin
 from sail_train.processor.config import ProcessorConfig
 from sail_train.processor.images import open_image, to_rgb
 from sail_train.processor.patches import patchify
+from sail_train.processor.pieces import PieceEncoder
 from sail_train.processor.template import (
     IMAGE_PLACEHOLDER,
     MODE_THINK,
@@ -41,13 +39,6 @@ from sail_train.processor.tokenizer import (
     fit_tokenizer,
 )
 from sail_train.types import IGNORE_INDEX, BadSample, Conversation, Encoded, ImageSpec, Message, Prompt
-
-_CACHED_TEXTS = 16_384
-"""Tokenised texts kept: headers, questions and short answers come again and again."""
-
-_TOKENIZING = threading.Lock()
-"""One tokenises at a time: the switch by which a text's control tokens stay text belongs to the tokenizer, and the
-stream's background thread must not flip it while an evaluation reads a question."""
 
 Size = tuple[int, int]
 """(height, width) in pixels of an upright image."""
@@ -74,7 +65,7 @@ class SailVLProcessor(ProcessorMixin):
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
         self.system = system
         self._ids = {token: self.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-        self._texts: dict[str, list[int]] = {}
+        self._pieces = PieceEncoder(self.tokenizer.backend_tokenizer, self._ids)
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -111,11 +102,16 @@ class SailVLProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "patches", "grids"]
 
+    def to_dict(self) -> dict[str, Any]:
+        """What processor_config.json holds; the tokenizer and the template have files of their own."""
+        names = ("patch_size", "merge_size", "min_pixels", "max_pixels", "system")
+        return {"processor_class": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
     def encode(self, conversation: Conversation, sizes: Sequence[Size], *, flag: bool = False) -> Encoded:
         """A training sample from its text and the sizes of its images, in order.
 
         `flag` appends the think flag of the conversation's mode. BadSample: "image_count" (images and image parts
-        differ), "no_trained_token", or what the template refuses.
+        differ), "no_trained_token", "bad_mode", or what the template refuses.
         """
         if conversation.mode not in MODE_THINK:
             raise BadSample("bad_mode", f"{conversation.mode!r} is none of think, direct, null")
@@ -180,9 +176,7 @@ class SailVLProcessor(ProcessorMixin):
             raise ValueError("text is missing; render messages with apply_chat_template")
         texts = [text] if isinstance(text, str) else list(text)
         patches, grids = self._patchify_all([_as_image(image) for image in _flat(images)])
-        expanded = self._expand(texts, grids)
-        with _TOKENIZING:
-            inputs = self.tokenizer(expanded, padding=padding, add_special_tokens=add_special_tokens)
+        inputs = self.tokenizer(self._expand(texts, grids), padding=padding, add_special_tokens=add_special_tokens)
         data = {
             "input_ids": inputs["input_ids"],
             "attention_mask": inputs["attention_mask"],
@@ -209,48 +203,7 @@ class SailVLProcessor(ProcessorMixin):
 
     def _tokenize(self, pieces: Sequence[Piece], sizes: Sequence[Size]) -> tuple[np.ndarray, np.ndarray]:
         """((T,) int32 ids, (T,) bool trained) of pieces whose images have `sizes`."""
-        if (found := sum(piece.kind == "image" for piece in pieces)) != len(sizes):
-            raise BadSample("image_count", f"{found} image parts for {len(sizes)} images")
-        spec, remaining = self.image_spec, iter(sizes)
-        pieces = _join_texts(pieces)
-        texts = self._encode_texts([piece.text for piece in pieces if piece.kind == "text"])
-        ids: list[int] = []
-        trained: list[bool] = []
-        for piece in pieces:
-            if piece.kind == "text":
-                new = texts[piece.text]
-            elif piece.kind == "control":
-                new = [self._ids[piece.text]]
-            else:
-                tokens = [self._ids[IMAGE_TOKEN]] * spec.num_tokens(*next(remaining))
-                new = [self._ids[IMAGE_START], *tokens, self._ids[IMAGE_END]]
-            ids += new
-            trained += [piece.trained] * len(new)
-        return np.asarray(ids, dtype=np.int32), np.asarray(trained, dtype=bool)
-
-    def _encode_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
-        """The ids of each of `texts`, with one call of the tokenizer for those that are not in the cache."""
-        with _TOKENIZING:
-            if len(self._texts) > _CACHED_TEXTS:
-                self._texts.clear()
-            new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-            if new:
-                self._texts.update(zip(new, self._encode_new(new), strict=True))
-            return {text: self._texts[text] for text in texts}
-
-    def _encode_new(self, texts: list[str]) -> list[list[int]]:
-        backend = self.tokenizer.backend_tokenizer
-        # Control tokens in a text are text. These settings outlive a call: transformers sets them anew on each of
-        # its own, and leaves behind the padding of its last, even in the saved file.
-        backend.encode_special_tokens = True
-        backend.no_padding()
-        backend.no_truncation()
-        try:
-            return [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
-        except (UnicodeError, TypeError) as error:  # a lone surrogate
-            raise BadSample("bad_text", f"not Unicode: {error}") from error
-        finally:
-            backend.encode_special_tokens = False
+        return self._pieces.encode(pieces, [self.image_spec.num_tokens(*size) for size in sizes])
 
 
 def build_processor(config: ProcessorConfig) -> SailVLProcessor:
@@ -284,17 +237,6 @@ def load_processor(directory: str | Path) -> SailVLProcessor:
 
 _chat_template = chat_template
 """The function, within `__init__`, whose argument of the same name is transformers' convention."""
-
-
-def _join_texts(pieces: Sequence[Piece]) -> list[Piece]:
-    """Consecutive texts that are trained on alike become one: tokens may cross from a header into a question."""
-    joined = []
-    for (kind, trained), group in itertools.groupby(pieces, key=lambda piece: (piece.kind, piece.trained)):
-        if kind == "text":
-            joined.append(Piece("text", "".join(piece.text for piece in group), trained))
-        else:
-            joined += group
-    return joined
 
 
 def _flat(images: Any) -> list[Any]:
