@@ -42,3 +42,8 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_the_mass():
 def test_top_k_keeps_the_likeliest():
     logprobs = torch.tensor([[0.1, 0.5, 0.3, 0.1]]).log()
     torch.testing.assert_close(truncate(logprobs, top_k=2, top_p=1.0).exp(), torch.tensor([[0.0, 0.625, 0.375, 0.0]]))
+
+
+def test_an_impossible_first_token_is_not_picked_by_zero():
+    logprobs = torch.tensor([[0.0, 0.5, 0.5]]).log()
+    assert pick(logprobs, torch.zeros(1, dtype=torch.float64)).item() == 1
