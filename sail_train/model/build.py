@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen3Config
+from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
 from sail_train.config import choice
@@ -57,15 +58,17 @@ def build_model(
     rows = vocab_size
     if "language" in folders:
         rows = max(vocab_size, _language_values(read_config(folders["language"])).get("vocab_size", 0))
-    vlm = SailVLForConditionalGeneration(hf_config(config, token_ids=token_ids, vocab_size=rows))
+    with no_init_weights():  # every weight is drawn or loaded below
+        vlm = SailVLForConditionalGeneration(hf_config(config, token_ids=token_ids, vocab_size=rows))
+    vlm.language_model.tie_weights()
     stds = {part: own.initializer_range for part, own in _parts(config).items()}
     for part, prefix in PARTS.items():
         module = vlm.get_submodule(prefix.removesuffix("."))
-        initialise(module, std=stds[part], generator=_generator(seed, part))
         if part in folders:
             check_shapes(config, folders[part], part)
             _load_part(module, folders[part], part, _generator(seed, f"{part}/rows"))
-    vlm.language_model.tie_weights()
+        else:
+            initialise(module, std=stds[part], generator=_generator(seed, part))
     vlm.generation_config = _generation_config(token_ids)
     return vlm.to(choice("dtype", dtype, DTYPES)).train()  # type: ignore[arg-type]
 
