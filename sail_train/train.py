@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tokens", nargs="*", metavar="key=value", help="recipe=, stage=, groups and values (Hydra's)")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
     parser.add_argument("--ignore-code", action="store_true", help="take runs made by other code as they are")
+    parser.add_argument("--no-gates", action="store_true", help="ask no gate, as in a smoke run of a few steps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,13 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: torchrun --nproc-per-node 2 -m sail_train.train recipe=tiny stage=align",
     )
     add_options(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     dist.setup_logging()
     try:
         request = parse_tokens(options.tokens)
         job = resolve(Configs(folders=(CONFIGS, *options.config_dir)), request)
     except ValueError as error:
         return refuse(error)
+    job.gate = None if options.no_gates else job.gate
     conduct = Conduct(force=request.force, explicit=True, ignore_code=options.ignore_code)
     try:
         return run(job, conduct)

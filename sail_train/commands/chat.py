@@ -60,7 +60,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at a temperature above 0")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.temperature < 0:
         parser.error(f"--temperature {options.temperature} must be 0 (greedy) or more")
     if options.max_new_tokens < 1:

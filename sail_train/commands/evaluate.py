@@ -71,7 +71,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="write the metrics to this JSON file")
     parser.add_argument("--samples", type=Path, help="write every answer to this .jsonl file")
     parser.add_argument("--config-dir", action="append", default=[], type=Path, help="a folder of your own configs")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def make_config(options: argparse.Namespace, request: Request) -> EvalConfig:

@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_options(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     configs = Configs(folders=(CONFIGS, *options.config_dir))
     request = parse_tokens(options.tokens)
     if request.stage is not None:

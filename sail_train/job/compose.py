@@ -1,8 +1,8 @@
 """From groups and values to one config, and back to where each value came from.
 
-`Configs` knows the folders: names -> Hydra's compose (files in the order of the defaults list) -> values laid over
-it in layers (recipe, entry, command line). `Composed` resolves it twice: with the environment for the run, and with
-`${oc.env:...}` left standing for whatever is written down, where secrets are blanked too.
+`Configs` knows the folders: names -> the files that Hydra's defaults lists name, merged in their order -> values laid
+over them in layers (recipe, entry, command line). `Composed` resolves it twice: with the environment for the run, and
+with `${oc.env:...}` left standing for whatever is written down, where secrets are blanked too.
 Hydra's own overrides carry the group choices only; values are laid on afterwards, so that any field of the
 dataclasses can be set and `to_dataclass` alone decides what exists.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -96,54 +96,53 @@ class Configs:
             raise ValueError(f"{group}={name!r}: there is no such {group}; {suggestion(name, names)}")
         return name
 
-    def path(self, group: str, name: str) -> Path:
-        """The file of a name; the first folder that has it."""
-        paths = (folder / group / f"{name}.yaml" for folder in self.folders)
-        return next(path for path in paths if path.is_file())
-
     def load(self, group: str, name: str) -> dict[str, Any]:
         """One file of a group by itself, interpolations unresolved: how a recipe is read."""
-        path = self.path(group, self.check(group, name))
-        content = OmegaConf.to_container(_load(path), resolve=False)
-        if not isinstance(content, dict):
-            raise ValueError(f"{path}: should be a mapping of keys to values")
-        return {str(key): value for key, value in content.items()}
+        path = self._find(f"{group}/{self.check(group, name)}")
+        assert path is not None
+        return copy.deepcopy(_content(path, path.stat().st_mtime_ns))
 
     def compose(self, *, stage: str, groups: Mapping[str, str], layers: Sequence[Layer]) -> Composed:
         """The config of a stage with the chosen groups and the layers on top, later ones winning."""
         choices = {"stage": stage, **groups}
         tokens = [f"{group}={self.check(group, name)}" for group, name in choices.items()]
-        tree, files = self._hydra(tokens)
-        origins = self._origins(files)
-        OmegaConf.set_struct(tree, False)
+        tree = OmegaConf.create({})
+        origins: dict[str, str] = {}
+        for name, package in self._files(tokens):
+            path = self._find(name)
+            if path is None:  # one of hydra's own
+                continue
+            content = _packaged(_content(path, path.stat().st_mtime_ns), package)
+            origins |= {key: _shown(path) for key, _ in flatten(content)}
+            tree = OmegaConf.merge(tree, content)
+        assert isinstance(tree, DictConfig)
         for layer in layers:
             for assignment in layer.assignments:
                 _lay(tree, origins, assignment, layer.label)
         return Composed(tree=tree, origins=origins)
 
-    def _hydra(self, tokens: list[str]) -> tuple[DictConfig, list[tuple[str, str]]]:
-        """The composed tree, and (file, package) of every file in it, in the order they were merged."""
+    def _files(self, tokens: list[str]) -> list[tuple[str, str]]:
+        """(file, package) of every file that Hydra's defaults lists name, in the order in which they are merged."""
         extra = [f"file://{folder.resolve()}" for folder in self.folders[1:]]
         tokens = tokens + ([f"hydra.searchpath=[{','.join(extra)}]"] if extra else [])
         try:
             with initialize_config_dir(str(self.folders[0].resolve()), version_base="1.3", job_name="sail_train"):
-                tree = compose(ROOT, overrides=tokens)
                 loader = GlobalHydra.instance().config_loader()
                 defaults = loader.compute_defaults_list(ROOT, tokens, RunMode.RUN).defaults
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             raise ValueError(f"configs: {' '.join(str(error).split())}") from None
-        return tree, [(item.config_path, item.package or "") for item in defaults if item.config_path]
+        return [(item.config_path, item.package or "") for item in defaults if item.config_path]
 
-    def _origins(self, files: list[tuple[str, str]]) -> dict[str, str]:
-        origins: dict[str, str] = {}
-        for name, package in files:
-            paths = [folder / f"{name}.yaml" for folder in self.folders]
-            path = next((path for path in paths if path.is_file()), None)
-            if path is None:  # hydra's own
-                continue
-            prefix = "" if package in ("", "_global_") else f"{package}."
-            origins |= {f"{prefix}{key}": _shown(path) for key in _leaves(path, path.stat().st_mtime_ns)}
-        return origins
+    def _find(self, name: str) -> Path | None:
+        paths = (folder / f"{name}.yaml" for folder in self.folders)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def _packaged(content: dict[str, Any], package: str) -> dict[str, Any]:
+    """The content at the place that its package means: `model` for a file of that group, the root for `_global_`."""
+    for key in reversed(package.split(".") if package not in ("", "_global_") else []):
+        content = {key: content}
+    return content
 
 
 def read_yaml(path: Path) -> Any:
@@ -155,11 +154,12 @@ def read_yaml(path: Path) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _leaves(path: Path, changed: int) -> tuple[str, ...]:
-    """Dotted keys of a file's leaves; read again only if it changed, since a recipe composes its files many times."""
+def _content(path: Path, changed: int) -> dict[str, Any]:
+    """A file without its defaults list; read again only if it changed, since a recipe composes its files many times."""
     content = OmegaConf.to_container(_load(path), resolve=False)
-    assert isinstance(content, dict)
-    return tuple(key for key, _ in flatten({str(k): v for k, v in content.items() if k != "defaults"}))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: should be a mapping of keys to values")
+    return {str(key): value for key, value in content.items() if key != "defaults"}
 
 
 def _load(path: Path) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,18 +28,24 @@ log = logging.getLogger(__name__)
 
 
 def run_recipe(
-    configs: Configs, request: Request, call: Call, *, until: str | None = None, ignore_code: bool = False
+    configs: Configs, request: Request, call: Call, *, conduct: Conduct, until: str | None = None, gates: bool = True
 ) -> int:
     """Runs the recipe that the request names, or the one entry of it; returns the exit code.
+
+    Args:
+        until: the last entry to run.
+        gates: whether a shut gate ends the run.
 
     Raises:
         ValueError: anything in the request, the recipe or its stages that is wrong.
     """
     assert request.recipe is not None
     recipe = load_recipe(configs, request.recipe)
+    _check_names(recipe, request.stage, until)
     jobs = [resolve_entry(configs, recipe, entry, request) for entry in recipe.entries]
+    if not gates:
+        jobs = [replace(job, gate=None) for job in jobs]
     wanted = _chosen(recipe, jobs, stage=request.stage, until=until)
-    conduct = Conduct(force=request.force, explicit=request.stage is not None, ignore_code=ignore_code)
     prepare(recipe.prepare, Path(jobs[0].config.data_dir))
     if wanted[0].launcher.kind == "slurm":
         return _queue(wanted, request.recipe, call, conduct)
@@ -56,6 +63,13 @@ def run_recipe(
         _conclude(jobs, console)
     _explain(code, console)
     return code
+
+
+def _check_names(recipe: Recipe, *names: str | None) -> None:
+    """A misspelt entry is told at once, before every config is composed."""
+    for name in names:
+        if name is not None:
+            recipe.entry(name)
 
 
 def _chosen(recipe: Recipe, jobs: Sequence[Job], *, stage: str | None, until: str | None) -> list[Job]:

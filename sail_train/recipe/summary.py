@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from sail_train.job import state
@@ -54,12 +55,15 @@ def headline(job: Job, metrics: dict[str, float]) -> str | None:
 
 def table(jobs: Sequence[Job], entries: Sequence[dict[str, Any]]) -> Table:
     """The table that a run ends with."""
-    shown = Table(title=f"recipe {jobs[0].recipe}", title_justify="left")
+    # narrow enough for 80 columns: what is cut off a number is worse than no frame around it
+    shown = Table(title=f"recipe {jobs[0].recipe}", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for column in ("stage", "status", "metric"):
         shown.add_column(column, no_wrap=True)
     for column in ("steps", "tokens", "seconds", "before", "after"):
         shown.add_column(column, justify="right", no_wrap=True)
     for job, one in zip(jobs, entries, strict=True):
+        if one["status"] == NOT_STARTED:
+            continue
         metric = headline(job, one["metrics_after"])
         numbers = (_count(one["steps"]), _count(one["tokens"]), _count(one["seconds"]))
         before, after = (_value(one[f"metrics_{phase}"], metric) for phase in ("before", "after"))
@@ -67,7 +71,8 @@ def table(jobs: Sequence[Job], entries: Sequence[dict[str, Any]]) -> Table:
     seconds = sum(one["seconds"] or 0 for one in entries)
     tokens = sum(one["tokens"] or 0 for one in entries)
     shown.add_section()
-    shown.add_row("total", "", "", "", _count(tokens), _count(seconds), "", "")
+    waiting = sum(one["status"] == NOT_STARTED for one in entries)
+    shown.add_row("total", f"{waiting} to go" if waiting else "", "", "", _count(tokens), _count(seconds), "", "")
     return shown
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
-from sail_train.job.compose import Composed, Configs, Layer, read_yaml, redacted
+from sail_train.job.compose import CONFIGS, Composed, Configs, Layer, read_yaml, redacted
 from sail_train.job.overrides import parse_tokens
 
 
@@ -23,6 +26,15 @@ def test_a_stage_wins_over_its_groups_and_what_it_extends(configs: Configs) -> N
     assert values["train"] == {"max_steps": 9}
     assert values["data"]["seq_length"] == 64
     assert values["data"]["sources"]["caption"]["shards"] == "data/mine/train/*.tar"
+
+
+@pytest.mark.parametrize("stage", ["align", "fusion"])
+def test_files_are_merged_as_hydra_merges_them(stage: str) -> None:
+    """Its own compose does the same at twice the cost, and does not tell which file a value comes from."""
+    ours = Configs().compose(stage=stage, groups={"engine": "zero2"}, layers=[]).tree
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        theirs = hydra.compose("run", overrides=[f"stage={stage}", "engine=zero2"])
+    assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
 
 
 def test_a_value_on_top_wins_and_reaches_what_refers_to_it(configs: Configs) -> None:

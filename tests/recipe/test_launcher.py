@@ -97,7 +97,7 @@ def test_a_recipe_is_queued_entry_by_entry_with_its_dependencies(configs: Config
         "  - {name: d, stage: second, parents: {vision: b, language: c}}\n"
     )
     request = parse_tokens(["recipe=two", *SLURM])
-    assert run_recipe(configs, request, Call(tokens=SLURM)) == 0
+    assert run_recipe(configs, request, Call(tokens=SLURM), conduct=Conduct()) == 0
     lines = sbatch.read_text().splitlines()
     assert [line.split("--dependency=")[1].split()[0] for line in lines] == [
         "singleton", "afterok:1,singleton", "afterok:1,singleton", "afterok:2:3,singleton",

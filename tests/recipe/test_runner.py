@@ -11,6 +11,7 @@ import pytest
 
 from sail_train.job.compose import Configs
 from sail_train.job.overrides import parse_tokens
+from sail_train.job.state import Conduct
 from sail_train.recipe.launcher import Call
 from sail_train.recipe.runner import run_recipe
 
@@ -28,8 +29,9 @@ def recipe(configs: Configs, workplace: Path) -> None:
 
 
 def run(configs: Configs, *tokens: str, **options: Any) -> int:
-    call = Call(tokens=tuple(tokens))
-    return run_recipe(configs, parse_tokens(["recipe=chain", *tokens]), call, **options)
+    request = parse_tokens(["recipe=chain", *tokens])
+    conduct = Conduct(force=request.force, explicit=request.stage is not None)
+    return run_recipe(configs, request, Call(tokens=tuple(tokens)), conduct=conduct, **options)
 
 
 def summary() -> list[dict[str, Any]]:
@@ -89,6 +91,12 @@ def test_a_shut_gate_stops_it(configs: Configs, loop: Any, capsys: pytest.Captur
     assert run(configs) == 3
     assert loop.trained == ["one"] and statuses(summary()) == ["gate", "not started", "not started"]
     assert "the gate after one is shut: read/greedy is 0.4, below 0.5" in capsys.readouterr().err
+
+
+def test_gates_may_be_left_unasked(configs: Configs, loop: Any) -> None:
+    loop.metrics = {"read/greedy": 0.4}
+    assert run(configs, gates=False) == 0
+    assert statuses(summary()) == ["finished"] * 3
 
 
 def test_an_interrupt_leaves_table_and_summary(
