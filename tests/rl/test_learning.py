@@ -65,7 +65,7 @@ def test_what_is_rewarded_becomes_likely(model, processor, make_roller, objectiv
     module = PackedLM(model)
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.0)
     accuracy, metrics = [], {}
-    for number in range(10):
+    for number in range(20):
         batch = roller.roll(number)
         accuracy.append(batch.metrics["rollout/answer"])
         for mini in batch.mini_batches:
@@ -82,7 +82,9 @@ def test_what_is_rewarded_becomes_likely(model, processor, make_roller, objectiv
                 totals = {name: totals.get(name, 0.0) + float(total) for name, total in sums.items()}
             optimizer.step()
             metrics = update_metrics(totals)
-    assert accuracy[0] < 0.6 and accuracy[-1] > accuracy[0] + 0.3, accuracy
+    # Over three seeds and all objectives the gain was 0.50 to 0.75; GSPO is the slowest, most of its second
+    # mini batches are clipped.
+    assert sum(accuracy[-4:]) / 4 > sum(accuracy[:2]) / 2 + 0.4, accuracy
     assert 0.5 < metrics["update/ratio"] < 2 and metrics["update/entropy"] > 0
 
 
