@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sail_train.job.lineage import model_folder
+from sail_train.processor.template import PREFIXES
 from sail_train.types import THINK_MODES, Conversation, Message, Part
 
 if TYPE_CHECKING:
@@ -123,8 +124,7 @@ class Chat:
         prompt = self.processor.prompt(
             conversation, uid="chat", think=self.options.think, force=self.options.force
         )
-        opening = {"on": "<think>\n", "off": "<think>\n\n</think>\n\n"}
-        given = opening[self.options.think] if self.options.force and self.options.think in opening else ""
+        given = PREFIXES[self.options.think] if self.options.force else ""
         stream = Stream(self.processor, console, given=given)
         self._generate(prompt, stream)
         self.messages += (Message(role="assistant", content=(Part(type="text", text=stream.text),)),)

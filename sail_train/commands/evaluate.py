@@ -99,9 +99,11 @@ def _base(options: argparse.Namespace, request: Request) -> dict[str, Any]:
     else:
         tree = OmegaConf.create(read_yaml(written / "config.yaml"))
     for item in request.assignments:
+        if item.delete:
+            raise ValueError(f"~{item.key}: nothing can be taken away here; choose with --suites")
         if not (item.key == "data_dir" or item.key.startswith("eval.")):
             raise ValueError(f"{item.key}={item.value}: only data_dir and eval.* can be set here")
-        OmegaConf.update(tree, item.key, item.value, force_add=True)
+        OmegaConf.update(tree, item.key, item.value, merge=item.value != {}, force_add=True)
     values = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(values, dict)
     return dict(values.get("eval") or {})
