@@ -8,6 +8,7 @@ every gradient once), and forgets everything (`clear`), as if the step's backwar
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -53,17 +54,17 @@ class Replicated:
         self.engine.zero_grad()
 
 
-class _Owned:
+class _Owned(ABC):
     """ZeRO 1-3: the optimizer reads this rank's share, and only this rank has it."""
 
     def __init__(self, engine: Any) -> None:
         self.optimizer = engine.optimizer
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - nothing to do, but for two of them
         pass
 
-    def tensors(self) -> list[torch.Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def tensors(self) -> list[torch.Tensor]: ...
 
     def counted(self) -> list[torch.Tensor]:
         return self.tensors()

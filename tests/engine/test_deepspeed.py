@@ -18,7 +18,7 @@ STAGE_ALONE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import engine_tiny as tiny
-print("digest", tiny.digest_of_a_stage(sys.argv[2]))
+print("digest", tiny.digest_of_a_stage())
 """
 
 
@@ -151,12 +151,12 @@ def test_a_stage_gives_the_same_bits_alone_after_another_and_under_torchrun(tmp_
     with first.unsharded() as module, torch.no_grad():
         module(tiny.make_batch(1))
     first.close()
-    found = {f"digest {tiny.digest_of_a_stage(tmp_path / 'after')}"}
+    found = {f"digest {tiny.digest_of_a_stage()}"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     script = tmp_path / "script.py"
     script.write_text(STAGE_ALONE)
-    for name, launcher in {"alone": [], "torchrun": torchrun}.items():
-        command = [sys.executable, *launcher, str(script), str(Path(__file__).parent), str(tmp_path / name)]
+    for launcher in ([], torchrun):
+        command = [sys.executable, *launcher, str(script), str(Path(__file__).parent)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-3000:]
         found.add(done.stdout.strip())  # all of it: DeepSpeed prints nothing

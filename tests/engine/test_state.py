@@ -1,11 +1,14 @@
 """What `TrainEngine.load` refuses, and what it brings back beside weights."""
 
+import resource
 from pathlib import Path
 
 import engine_tiny as tiny
 import pytest
 import safetensors.torch
 import torch
+
+from sail_train.engine.checkpoint import Checkpoints, SaveFailed
 
 
 @pytest.fixture
@@ -67,3 +70,20 @@ def test_nothing_in_a_checkpoint_is_a_pickle(saved: Path) -> None:
     assert {path.suffix for path in saved.iterdir()} == {".safetensors", ".json"}
     for path in saved.glob("*.safetensors"):
         assert all(isinstance(value, torch.Tensor) for value in safetensors.torch.load_file(path).values())
+
+
+def test_a_file_that_cannot_be_written_whole_is_a_failed_save(tmp_path: Path) -> None:
+    """A limit on file size stands for a full disk: safetensors has its own error for it."""
+    engine = tiny.make_engine(0)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    good = checkpoints.save(1, engine.save)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(SaveFailed, match=r"not saved \(write\): rank 0"):
+            checkpoints.save(2, engine.save)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints.latest() == (good, [])
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]
+    engine.close()
