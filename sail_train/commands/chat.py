@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.text import Text
 
 from sail_train.job.lineage import model_folder
-from sail_train.processor.template import PREFIXES
 from sail_train.types import THINK_MODES, Conversation, Message, Part
 
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ class Chat:
         prompt = self.processor.prompt(
             conversation, uid="chat", think=self.options.think, force=self.options.force
         )
+        from sail_train.processor.template import PREFIXES  # imports transformers
+
         given = PREFIXES[self.options.think] if self.options.force else ""
         stream = Stream(self.processor, console, given=given)
         self._generate(prompt, stream)

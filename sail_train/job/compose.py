@@ -106,7 +106,7 @@ class Configs:
         """The config of a stage with the chosen groups and the layers on top, later ones winning."""
         choices = {"stage": stage, **groups}
         tokens = [f"{group}={self.check(group, name)}" for group, name in choices.items()]
-        tree = OmegaConf.create({})
+        tree: Any = OmegaConf.create({})
         origins: dict[str, str] = {}
         for name, package in self._files(tokens):
             path = self._find(name)
@@ -115,7 +115,6 @@ class Configs:
             content = _packaged(_content(path, path.stat().st_mtime_ns), package)
             origins |= {key: _shown(path) for key, _ in flatten(content)}
             tree = OmegaConf.merge(tree, content)
-        assert isinstance(tree, DictConfig)
         for layer in layers:
             for assignment in layer.assignments:
                 _lay(tree, origins, assignment, layer.label)
