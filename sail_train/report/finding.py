@@ -11,7 +11,7 @@ from typing import Any
 
 from sail_train.data.shards import ShardFile, expand
 from sail_train.data.tar import IMAGES, check_member, members, split_name
-from sail_train.report.reading import mapping
+from sail_train.report.reading import mapping, shard_patterns
 from sail_train.types import BadSample
 
 MAX_SHARDS = 32
@@ -20,8 +20,7 @@ MAX_SHARDS = 32
 
 def find_images(config: dict[str, Any], source: str, key: str) -> list[bytes]:
     """Image files of sample `key` of a training source, in order; empty if it is not found."""
-    shards = mapping(mapping(mapping(config.get("data")).get("sources")).get(source)).get("shards")
-    patterns = [shards] if isinstance(shards, str) else [item for item in shards or [] if isinstance(item, str)]
+    patterns = shard_patterns(mapping(mapping(config.get("data")).get("sources")).get(source))
     try:
         paths = expand(source, patterns)[:MAX_SHARDS]
     except ValueError:

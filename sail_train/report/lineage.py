@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
-from sail_train.report.reading import Recipe, Run, mapping
+from sail_train.report.reading import Recipe, Run, mapping, shard_patterns
 
 MAIN_ROLES = ("model", "member_1", "language", "vision", "adapter")
 """Parents in the order in which one counts as the run's own line."""
@@ -89,16 +88,10 @@ def _data_parents(run: Run, names: set[str]) -> list[str]:
     needs = run.lineage.get("needs")
     found = {need for need in needs if need in names} if isinstance(needs, list) else set()
     for source in mapping(mapping(run.config.get("data")).get("sources")).values():
-        for pattern in _patterns(mapping(source)):
+        patterns = [] if mapping(source).get("weight") == 0 else shard_patterns(source)
+        for pattern in patterns:
             found |= {part for part in PurePath(pattern).parts[:-1] if part in names}
     return sorted(found - {run_name(path) for path in parents_of(run).values()})
-
-
-def _patterns(source: dict[str, Any]) -> list[str]:
-    shards = source.get("shards")
-    if source.get("weight") == 0:
-        return []
-    return [shards] if isinstance(shards, str) else [item for item in shards or [] if isinstance(item, str)]
 
 
 def layout(count: int, links: Sequence[Edge]) -> Map:

@@ -81,6 +81,14 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def shard_patterns(source: Any) -> list[str]:
+    """The `shards` of a source in a config, one or several."""
+    shards = mapping(source).get("shards")
+    if isinstance(shards, list):
+        return [item for item in shards if isinstance(item, str)]
+    return [shards] if isinstance(shards, str) else []
+
+
 def read_recipe(directory: Path) -> Recipe:
     """Everything the report needs from `directory`. Raises ValueError if it is no directory or holds no run."""
     if not directory.is_dir():
@@ -102,12 +110,17 @@ def _run_folders(directory: Path) -> list[Path]:
 
 
 def read_run(path: Path, entry: dict[str, Any]) -> Run:
+    """What a run's directory holds; `entry` is its own in summary.json, else outcome.json takes its place."""
     run = Run(name=path.name, path=path, summary=entry)
     if path.is_dir():
+        if not entry and (path / "outcome.json").is_file():
+            run.summary = entry = _json(path / "outcome.json", run.missing, expected=dict)
         run.config = _yaml(path / "config.yaml", run.missing)
         run.lineage = _json(path / "lineage.json", run.missing, expected=dict)
-        run.evaluation = _json(path / "evaluation.json", run.missing, expected=dict)
-        run.metrics = list(read_lines(path / "metrics.jsonl", run.missing))
+        if (path / "evaluation.json").is_file() or mapping(run.config.get("eval")).get("modes"):
+            run.evaluation = _json(path / "evaluation.json", run.missing, expected=dict)
+        if (path / "metrics.jsonl").is_file() or mapping(run.config.get("optim")).get("lr"):
+            run.metrics = list(read_lines(path / "metrics.jsonl", run.missing))
         run.events = list(read_lines(path / "events.jsonl", run.missing))
         if (path / "quarantine.jsonl").is_file():
             run.quarantine = list(read_lines(path / "quarantine.jsonl", run.missing))
@@ -118,6 +131,11 @@ def read_run(path: Path, entry: dict[str, Any]) -> Run:
     run.loop = str(entry.get("loop") or run.config.get("loop") or "")
     run.status = str(entry.get("status") or ("unfinished" if run.metrics or run.events else "not started"))
     return run
+
+
+def read_object(path: Path, missing: list[str]) -> dict[str, Any]:
+    """The object in a JSON file; empty, and noted, if there is none."""
+    return _json(path, missing, expected=dict)
 
 
 def _json(path: Path, missing: list[str], *, expected: type) -> Any:

@@ -48,7 +48,10 @@ LEVEL = {
 class Maker:
     """Writes the files of one recipe."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, scale: int = 1) -> None:
+        """`scale` multiplies steps and prompts: 10 looks like a real run."""
+        self.steps = {"rl": 20 * scale, "supervised": 40 * scale}
+        self.prompts = 8 * scale
         self.root = root
         self.rng = np.random.default_rng(7)
         self.results: dict[str, dict[str, float]] = {}
@@ -62,7 +65,7 @@ class Maker:
     def run(self, number: int, name: str, loop: str, parents: dict[str, str], modes: dict[str, list[str]]) -> Any:
         path = self.root / name
         path.mkdir()
-        steps = {"rl": 100, "supervised": 390}.get(loop, 0)
+        steps = self.steps.get(loop, 0)
         self._config(path, name, loop, parents, modes, steps)
         self._metrics(path, loop, steps)
         after = self._metrics_of(number, modes)
@@ -164,9 +167,10 @@ class Maker:
                     "samples/chart": 9.0,
                 }
             lines.append(line)
-            if loop == "supervised" and step % 100 == 0:
+            if loop == "supervised" and step % (steps // 4) == 0:
                 lines.append({"step": step, "valid/loss": 0.3 + 2 * math.exp(-5 * done), "valid/loss/read": 0.2})
-        _lines(path / "metrics.jsonl", lines)
+        if steps:
+            _lines(path / "metrics.jsonl", lines)
 
     def _metrics_of(self, number: int, modes: dict[str, list[str]]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -197,11 +201,13 @@ class Maker:
     def _samples(self, path: Path, loop: str, modes: dict[str, list[str]], after: dict[str, float]) -> None:
         records: list[dict[str, Any]] = []
         if loop == "rl":
-            for step in (99, 100):
+            for step in (19, 20):
                 records += [self._rollout(step, number) for number in range(8)]
         for suite, asked in modes.items():
             for mode in asked:
-                records += [self._answer(path, suite, mode, index, after[f"{suite}/{mode}"]) for index in range(24)]
+                records += [
+                    self._answer(path, suite, mode, index, after[f"{suite}/{mode}"]) for index in range(self.prompts)
+                ]
         _lines(path / "samples.jsonl", records)
 
     def _answer(self, path: Path, suite: str, mode: str, index: int, level: float) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from sail_train.report.svg import SERIES_COLOURS, Frame, Scale, element, path_da
 LABELS = 150
 """Width of the table's first column in pixels; the figure's margin."""
 
-NARROWEST, WIDTH = 64, 1080
-"""Least width of a stage's column, and of the whole where there is room."""
+NARROWEST, WIDEST, WIDTH = 64, 130, 1080
+"""Least and greatest width of a stage's column, and width of the whole where there is room."""
 
 HEIGHT = 270
 
@@ -32,7 +32,7 @@ def build(recipe: Recipe) -> dict[str, Any] | None:
     if not runs:
         return None
     suites = by_suite(one for run in runs for one in passes(run.result()))
-    column = max(NARROWEST, (WIDTH - LABELS) / len(runs))
+    column = min(WIDEST, max(NARROWEST, (WIDTH - LABELS) / len(runs)))
     return {
         "runs": [run.name for run in runs],
         "width": round(LABELS + column * len(runs)),

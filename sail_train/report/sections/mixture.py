@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from sail_train.report.picking import pick_run
-from sail_train.report.reading import Recipe, Run, is_number, mapping
+from sail_train.report.reading import Recipe, Run, is_number, mapping, read_object
 
 CONSUMED = "samples/"
 """Prefix of the per-source counts in metrics.jsonl."""
@@ -21,7 +22,18 @@ def build(recipe: Recipe) -> dict[str, Any] | None:
         if sources or bad or rates:
             shown = {"sources": sources, "fill": mean(run, FILL), "quarantined": bad, "pass_rates": rates}
             runs.append({"name": run.name, **shown})
-    return {"runs": runs} if runs else None
+    return {"runs": runs, "made": made(recipe)} if runs else None
+
+
+def made(recipe: Recipe) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(data directory, options it was made with) of synthetic data whose synth.json is still there."""
+    found = []
+    for folder in dict.fromkeys(str(run.config.get("data_dir", "")) for run in recipe.runs):
+        path = Path(folder) / "synth.json"
+        if folder and path.is_file():
+            options = read_object(path, recipe.missing)
+            found.append((folder, [(str(name), str(value)) for name, value in options.items()]))
+    return found
 
 
 def mixture(run: Run) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ def build(recipe: Recipe) -> dict[str, Any]:
         "runs": [
             {
                 "name": run.name,
-                "path": str(run.path),
+                "path": f"{recipe.name}/{run.name}",
                 "parents": parents(run),
                 "code": str(mapping(run.lineage.get("code")).get("version", "")),
                 "seed": run.config.get("seed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 from typing import Any
 
 from sail_train.report.finding import find_images
@@ -71,7 +72,7 @@ def card(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "key": str(record.get("key", "")),
         "prompt": clipped(str(record.get("prompt", "")).replace("<image>", "").strip()),
         "thought": clipped(thought or ""),
-        **answered(answer),
+        **answered(answer, str(record.get("gold", ""))),
         "gold": clipped(str(record.get("gold", ""))),
         "right": is_right(record),
         "score": record.get("score"),
@@ -83,10 +84,19 @@ def card(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def answered(answer: str) -> dict[str, Any]:
-    """The answer, without its box where that is all it says: the page draws the box."""
+def answered(answer: str, gold: str) -> dict[str, Any]:
+    """The answer without its box where that is all it says (the page draws the box), and in pieces that mark errors."""
     match = ONLY_BOX.fullmatch(answer)
-    return {"answer": clipped(match[1] if match else answer) or "(nothing)", "boxed": match is not None}
+    text = clipped(match[1] if match else answer) or "(nothing)"
+    return {"answer": text, "boxed": match is not None, "pieces": pieces(text, gold)}
+
+
+def pieces(answer: str, gold: str) -> list[tuple[str, bool]]:
+    """(text, whether it is as in `gold`): character by character where both are as long, else the whole as it is."""
+    if len(answer) != len(gold):
+        return [(answer, True)]
+    alike = groupby(zip(answer, gold, strict=True), key=lambda pair: pair[0] == pair[1])
+    return [("".join(char for char, _ in pairs), same) for same, pairs in alike]
 
 
 def clipped(text: str) -> str:
@@ -141,7 +151,7 @@ def rollout_group(run: Run, group: list[dict[str, Any]]) -> dict[str, Any]:
         tries.append(
             {
                 "thought": clipped(thought or ""),
-                **answered(answer),
+                **answered(answer, str(record.get("truth", ""))),
                 "reward": record.get("reward"),
                 "share": max(0.0, min(1.0, reward_of(record))),
                 "parts": parts_of(record),
