@@ -27,7 +27,9 @@ from sail_train.types import Batch
 log = logging.getLogger(__name__)
 
 Loss = Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, Mapping[str, "torch.Tensor | float"]]]
-"""(module, micro batch) -> (summed loss of its trained tokens, sums to report); called once per micro batch."""
+"""(module, micro batch) -> (summed loss of its trained tokens, sums to report); called once per micro batch.
+It calls the module itself, once: DeepSpeed counts micro batches by that call, and one that goes straight to a submodule
+overwrites gradients under ZeRO 3."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -161,7 +163,8 @@ class TrainEngine:
             summed, reported = loss(self._engine, batch.to(self.device))
             self._engine.backward(summed * scale, scale_wrt_gas=False)
             for name, value in ((_LOSS, summed.detach()), *reported.items()):
-                value = value.detach().double() if isinstance(value, torch.Tensor) else value
+                if isinstance(value, torch.Tensor):
+                    value = value.detach().to(self.device, torch.float64)
                 sums[name] = sums.get(name, 0.0) + value
             losses.append(summed.detach())
         local = _on_host(sums)
@@ -182,13 +185,9 @@ class TrainEngine:
         self._gradients.clear()
         self.skipped_count += 1
         self.bad_in_a_row += 1
-        log.warning(
-            "step %d skipped on all ranks: loss %s, gradient norm %s (%d in a row)",
-            self.step_count,
-            result.loss,
-            result.grad_norm,
-            self.bad_in_a_row,
-        )
+        if dist.is_main():
+            text = "step %d skipped on all ranks: loss %s, gradient norm %s (%d in a row)"
+            log.warning(text, self.step_count, result.loss, result.grad_norm, self.bad_in_a_row)
         if self.bad_in_a_row >= self.config.max_bad_steps:
             raise TrainingDiverged(
                 f"{self.bad_in_a_row} steps in a row had a NaN or infinite loss or gradient after update"
