@@ -122,7 +122,8 @@ def _ask_all(config: RunConfig, rewards: Rewards, run_dir: RunDir) -> Harvest:
         for group in groups:
             harvest.count(group)
             kept = harvest.kept.setdefault(group[0].ask.order % config.data.num_streams, [])
-            kept += [_conversation(rollout, rate) for rollout, rate in _choose(group, config.sample, seen)]
+            for rollout, rate in _choose(group, config.sample, seen):
+                kept.append(_conversation(rollout, rate, place=len(kept)))
         _write_records(run_dir, groups, prompts.take_quarantined())
         log.info("%s: round %d, %d prompts on this rank", run_dir.path.name, number + 1, harvest.prompts)
     return harvest
@@ -193,12 +194,16 @@ def _write_records(run_dir: RunDir, groups: Sequence[Group], quarantined: Sequen
         run_dir.append("quarantine", record)
 
 
-def _conversation(rollout: Rollout, pass_rate: float) -> Conversation:
-    """A kept answer as a sample of its own: the prompt, its images, and what the model said."""
+def _conversation(rollout: Rollout, pass_rate: float, *, place: int) -> Conversation:
+    """A kept answer as a sample of its own: the prompt, its images, and what the model said.
+
+    `place` in its stream makes the key unique: a prompt may have several answers, and come again in another epoch.
+    """
     asked = rollout.ask.conversation
     said = Message(role="assistant", content=(Part(type="text", text=rollout.response),))
     return replace(
         asked,
+        key=f"{asked.key}-{place}",
         messages=(*asked.prompt, said),
         mode=MODE_OF[rollout.ask.mode],
         meta={**asked.meta, "pass_rate": pass_rate},
