@@ -10,15 +10,15 @@ from sail_train.data.synth.scans import CELL
 COLOURS = {"red": (214, 48, 49), "green": (39, 174, 96), "blue": (41, 98, 255), "yellow": (241, 196, 15)}
 SHAPES = ("circle", "square", "triangle")
 CHART_MAX = 9
-"""Bars are whole numbers from 1 to this; one unit is nine pixels."""
-_UNIT = 9
+"""Bars are whole numbers from 1 to this; one unit is six pixels."""
+_UNIT = 6
 
 
 def bar_chart(heights: list[int], rng: np.random.Generator) -> Image.Image:
-    """A bar of each height, side by side on a common base line; one cell wide, three cells high."""
-    image = Image.new("RGB", (len(heights) * CELL, 3 * CELL), _background(rng))
+    """A bar of each height, side by side on a common base line; one cell wide, two cells high."""
+    image = Image.new("RGB", (len(heights) * CELL, 2 * CELL), _background(rng))
     pen = ImageDraw.Draw(image)
-    base = 3 * CELL - 1
+    base = 2 * CELL - 1
     colours = list(COLOURS.values())
     for i, height in enumerate(heights):
         left = i * CELL + 5

@@ -31,14 +31,14 @@ class Source:
 
 
 TRAIN = {
-    "text_read": Source(tasks=("grid_read", "written_caption"), num_samples=4000),
+    "text_read": Source(tasks=("grid_read", "written_caption", "grid_lookup", "written_shapes"), num_samples=6000),
     "text_think": Source(tasks=("grid_count", "grid_sum"), num_samples=10000),
     "text_plain": Source(tasks=("arithmetic", "language"), num_samples=6000),
     "read": Source(tasks=("read",), num_samples=5000),
     "caption": Source(tasks=("grid_caption",), num_samples=1500),
     "basic": Source(tasks=("cell", "compare", "box"), num_samples=3000),
     "chart": Source(tasks=("chart",), num_samples=1500),
-    "shapes": Source(tasks=("shapes", "shape_caption"), num_samples=2000),
+    "shapes": Source(tasks=("shapes",), num_samples=2000),
     "steps": Source(tasks=("count", "sum"), num_samples=4000),
     "frames": Source(tasks=("frames",), num_samples=1500),
     "thoughts": Source(tasks=("count", "sum"), num_samples=6000, think=True, hasty=True),
@@ -49,13 +49,13 @@ TRAIN = {
 HELD_OUT = {
     name: Source(tasks=tasks, num_samples=512)
     for name, tasks in {
-        "text_read": ("grid_read", "written_caption"),
+        "text_read": ("grid_read", "written_caption", "grid_lookup", "written_shapes"),
         "text_plain": ("arithmetic", "language"),
         "read": ("read",),
         "caption": ("grid_caption",),
         "basic": ("cell", "compare", "box"),
         "chart": ("chart",),
-        "shapes": ("shapes", "shape_caption"),
+        "shapes": ("shapes",),
         "steps": ("count", "sum"),
         "frames": ("frames",),
     }.items()

@@ -11,7 +11,18 @@ from collections.abc import Callable
 import numpy as np
 
 from sail_train.data.synth import thoughts
-from sail_train.data.synth.visual import CAPTION, GRID_CAPTION, SIDE, Options, Sample
+from sail_train.data.synth.draw import COLOURS, SHAPES
+from sail_train.data.synth.visual import (
+    CAPTION,
+    COLOURS_QUESTION,
+    GRID_CAPTION,
+    SHAPES_QUESTION,
+    SIDE,
+    Options,
+    Sample,
+    ask_cell,
+    ask_larger,
+)
 
 OPPOSITES = (
     ("hot", "cold"), ("big", "small"), ("up", "down"), ("day", "night"), ("left", "right"), ("open", "closed"),
@@ -37,6 +48,18 @@ def written_caption(rng: np.random.Generator, options: Options) -> Sample:
     cells = _written(_cells(rng))
     text = GRID_CAPTION.format(cells)
     return Sample(question=f"{cells}\n{CAPTION}", response=text, answer=text, verifier="exact")
+
+
+def grid_lookup(rng: np.random.Generator, options: Options) -> Sample:
+    cells = _cells(rng)
+    question, answer = ask_larger(cells) if rng.random() < 0.2 else ask_cell(cells, rng)
+    return Sample(question=f"{_written(cells)}\n{question}", response=answer, answer=answer, verifier="number")
+
+
+def written_shapes(rng: np.random.Generator, options: Options) -> Sample:
+    question, words = ((COLOURS_QUESTION, list(COLOURS)), (SHAPES_QUESTION, list(SHAPES)))[int(rng.integers(2))]
+    text = " ".join(words[i] for i in rng.integers(len(words), size=4))
+    return Sample(question=f"{text}\n{question}", response=text, answer=text, verifier="exact")
 
 
 def grid_count(rng: np.random.Generator, options: Options) -> Sample:
@@ -84,6 +107,8 @@ def language(rng: np.random.Generator, options: Options) -> Sample:
 TASKS: dict[str, Callable[[np.random.Generator, Options], Sample]] = {
     "grid_read": grid_read,
     "written_caption": written_caption,
+    "grid_lookup": grid_lookup,
+    "written_shapes": written_shapes,
     "grid_count": grid_count,
     "grid_sum": grid_sum,
     "arithmetic": arithmetic,

@@ -21,6 +21,8 @@ SIDE = 3
 
 CAPTION = "Describe what you see."
 GRID_CAPTION = "A grid of digits: {}"
+COLOURS_QUESTION = "Name the colours."
+SHAPES_QUESTION = "Name the shapes."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +65,25 @@ def read(rng: np.random.Generator, options: Options) -> Sample:
 
 def cell(rng: np.random.Generator, options: Options) -> Sample:
     cells, image = _grid(rng, options)
-    row, col = (int(i) for i in rng.integers(0, SIDE, size=2))
-    answer = str(cells[row * SIDE + col])
-    question = f"Which digit is in row {row + 1}, column {col + 1}?"
+    question, answer = ask_cell(cells, rng)
     return Sample(question=question, response=answer, answer=answer, verifier="number", images=(image,))
+
+
+def ask_cell(cells: list[int], rng: np.random.Generator) -> tuple[str, str]:
+    """A question about one cell of a grid, and its answer."""
+    row, col = (int(i) for i in rng.integers(0, SIDE, size=2))
+    return f"Which digit is in row {row + 1}, column {col + 1}?", str(cells[row * SIDE + col])
 
 
 def compare(rng: np.random.Generator, options: Options) -> Sample:
     cells, image = _grid(rng, options)
-    answer = str(max(cells[0], cells[-1]))
-    question = "Which is larger, the first or the last digit?"
+    question, answer = ask_larger(cells)
     return Sample(question=question, response=answer, answer=answer, verifier="number", images=(image,))
+
+
+def ask_larger(cells: list[int]) -> tuple[str, str]:
+    """A question that compares two cells of a grid, and its answer."""
+    return "Which is larger, the first or the last digit?", str(max(cells[0], cells[-1]))
 
 
 def box(rng: np.random.Generator, options: Options) -> Sample:
@@ -142,22 +152,17 @@ def _scene(rng: np.random.Generator) -> tuple[list[tuple[str, str]], Image.Image
 
 def shapes(rng: np.random.Generator, options: Options) -> Sample:
     scene, image = _scene(rng)
-    which = int(rng.integers(len(scene)))
-    colour, shape = scene[which]
-    place = ("top left", "top right", "bottom left", "bottom right")[which]
-    answer = f"{colour} {shape}"
-    return Sample(question=f"What is {place}?", response=answer, answer=answer, verifier="exact", images=(image,))
+    if rng.random() < 0.5:
+        question, words = COLOURS_QUESTION, [colour for colour, _ in scene]
+    else:
+        question, words = SHAPES_QUESTION, [shape for _, shape in scene]
+    text = " ".join(words)
+    return Sample(question=question, response=text, answer=text, verifier="exact", images=(image,))
 
 
 def grid_caption(rng: np.random.Generator, options: Options) -> Sample:
     cells, image = _grid(rng, options)
     text = GRID_CAPTION.format(_digits(cells))
-    return Sample(question=CAPTION, response=text, answer=text, verifier="exact", images=(image,))
-
-
-def shape_caption(rng: np.random.Generator, options: Options) -> Sample:
-    scene, image = _scene(rng)
-    text = "Shapes: " + ", ".join(f"{colour} {shape}" for colour, shape in scene)
     return Sample(question=CAPTION, response=text, answer=text, verifier="exact", images=(image,))
 
 
@@ -184,6 +189,5 @@ TASKS: dict[str, Callable[[np.random.Generator, Options], Sample]] = {
     "chart": chart,
     "shapes": shapes,
     "grid_caption": grid_caption,
-    "shape_caption": shape_caption,
     "frames": frames,
 }
