@@ -63,7 +63,8 @@ class EvalConfig:
     suites: dict[str, SuiteConfig] = field(default_factory=dict)
     """Every held-out source there is, by name."""
     modes: dict[str, list[str]] = field(default_factory=dict)
-    """What this stage is evaluated on: suite -> modes (`MODES`). Empty: no evaluation."""
+    """What this stage is evaluated on: suite -> modes (`MODES`). An empty list leaves out a suite that another file
+    asked for; nothing at all is no evaluation."""
     limit: int = 0
     """Cap on the prompts of every suite, e.g. for a smoke run; 0 leaves each suite's own."""
     max_new_tokens: int = 128
@@ -80,10 +81,9 @@ class EvalConfig:
     def __post_init__(self) -> None:
         for suite, modes in self.modes.items():
             choice(f"eval.modes.{suite}", suite, self.suites)
-            if not modes:
-                raise ValueError(f"eval.modes.{suite} is empty; name modes ({', '.join(MODES)}) or leave the suite out")
             for mode in modes:
                 choice(f"eval.modes.{suite}", mode, MODES)
+        self.modes = {suite: modes for suite, modes in self.modes.items() if modes}
         for name, least in (("limit", 0), ("max_new_tokens", 1), ("batch_size", 1), ("samples", 1), ("show", 0)):
             if vars(self)[name] < least:
                 raise ValueError(f"eval.{name}={vars(self)[name]} must be at least {least}")

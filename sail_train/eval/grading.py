@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sail_train.eval.config import Mode
+from sail_train.processor.template import PREFIXES
 from sail_train.rewards.format import CLOSE, OPEN, boxes, format_ok, split_thought
 from sail_train.rewards.verifiers import Request, partial
 from sail_train.types import Completion, Conversation, Part, Score
 
 IMAGE_MARK = "<image>"
 """Stands for an image where a prompt is written down as plain text."""
-
-FORCED_OPENING = {"on": f"{OPEN}\n", "off": f"{OPEN}\n\n{CLOSE}\n\n"}
-"""What a forced prompt has already written of the answer; it belongs to the text that is graded."""
 
 
 def prompt_text(conversation: Conversation) -> str:
@@ -29,8 +27,8 @@ def _part_text(part: Part) -> str:
 
 
 def answer_text(response: str, mode: Mode) -> str:
-    """The whole answer: what a forced prompt wrote of it, then what the model wrote."""
-    return FORCED_OPENING[mode.think] + response if mode.force else response
+    """The whole answer that is graded: what a forced prompt wrote of it, then what the model wrote."""
+    return PREFIXES[mode.think] + response if mode.force else response
 
 
 def request(conversation: Conversation, text: str) -> Request:

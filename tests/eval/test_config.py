@@ -18,6 +18,10 @@ def test_a_stage_chooses_suites_and_modes() -> None:
     assert config.prompts_of("steps") == 40
 
 
+def test_an_empty_list_leaves_a_suite_out() -> None:
+    assert build(modes={"steps": [], "read": ["on"]}).modes == {"read": ["on"]}
+
+
 def test_the_smaller_limit_holds_and_zero_is_all() -> None:
     assert build(limit=16).prompts_of("steps") == 16
     assert build(limit=100).prompts_of("steps") == 40
@@ -30,7 +34,6 @@ def test_the_smaller_limit_holds_and_zero_is_all() -> None:
     [
         ({"modes": {"stepz": ["on"]}}, "did you mean 'steps'"),
         ({"modes": {"steps": ["greddy"]}}, "did you mean 'greedy'"),
-        ({"modes": {"steps": []}}, "eval.modes.steps is empty"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"samples": 0}, "samples=0"),
