@@ -137,6 +137,12 @@ def test_bad_held_out_samples_are_logged_and_too_many_are_an_error(
         held_out({"second": source})
 
 
+def test_held_out_images_that_are_none_are_left_out(tmp_path: Path, make: SimpleNamespace) -> None:
+    files = [("a.json", make.json()), ("b.0.png", b"no picture"), ("b.json", make.json(images=1))]
+    source = SourceConfig(shards=str(make.tar(tmp_path / "a.tar", files)), max_bad=1)
+    assert [conversation.key for conversation in held_out({"a": source})] == ["a"]
+
+
 def test_a_held_out_source_without_samples_is_an_error(tmp_path: Path, make: SimpleNamespace) -> None:
     shard = make.tar(tmp_path / "a.tar", [("a.json", b"{")])
     with pytest.raises(ValueError, match="source 'a': shards='.*a.tar' holds no sample that can be used"):

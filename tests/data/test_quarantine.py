@@ -84,4 +84,6 @@ def test_counts_are_part_of_the_state() -> None:
     spoil(ledger, 2)
     again = budget(5).ledger()
     again.load_state(ledger.state())
+    spoil(again, 1)
+    again.load_state(ledger.state())
     assert (again.counts, again.in_a_row, again.take()) == ({"s": [2, 2]}, 2, ())

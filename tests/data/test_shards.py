@@ -155,6 +155,23 @@ def test_bad_samples_are_counted_once_by_one_stream_and_named(tmp_path: Path, ma
     assert ("evil", "refused_file") in reasons and ("7", "truncated_shard") in reasons
 
 
+def test_a_missing_end_is_reported_once_an_epoch_wherever_the_stream_is_resumed(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    shard = make.tar(tmp_path / "a.tar", [(f"{number}.json", make.json()) for number in range(4)])
+    os.truncate(shard, 4 * 1024)
+    book = ledger()
+    reader = SourceReader("s", [str(shard)], seed=0, stream=0, num_streams=1, ledger=book)
+    reasons = []
+    for _ in range(12):
+        again = SourceReader("s", [str(shard)], seed=0, stream=0, num_streams=1, ledger=book)
+        again.load_state(reader.state())
+        reader = again
+        next(reader)
+        reasons += [record["reason"] for record in book.take()]
+    assert reasons == ["truncated_shard"] * 2
+
+
 def test_a_share_without_a_sample_is_an_error_not_an_endless_loop(tmp_path: Path, make: SimpleNamespace) -> None:
     shard = make.tar(tmp_path / "a.tar", [("a.json", make.json())])
     with pytest.raises(ValueError, match="source 's': the share of stream 1 .* holds no sample; use fewer streams"):

@@ -157,6 +157,7 @@ def test_the_positions_before_the_first_step_are_those_of_the_beginning(
     stream = Stream(mixture, processor, seed=2)
     first, start = step_print(next(stream)), Stream(mixture, processor, seed=2).positions
     stream.load_state(over_json(start))
+    assert stream.positions == start
     assert step_print(next(stream)) == first
 
 
@@ -189,6 +190,15 @@ def test_a_position_of_another_run_is_refused_with_what_changed(
         Stream(mixture, processor, seed=5).load_state(positions)
 
 
+def test_a_position_in_a_shard_that_was_rewritten_is_refused(
+    mixture: DataConfig, processor: SailVLProcessor, make: SimpleNamespace, tmp_path: Path
+) -> None:
+    positions = next(Stream(mixture, processor, seed=5)).positions
+    make.tar(tmp_path / "second" / "zbad.tar", [("a.json", make.json())])
+    with pytest.raises(ValueError, match="sources.second was '3 shards .* and is '3 shards"):
+        Stream(mixture, processor, seed=5).load_state(positions)
+
+
 def test_a_position_without_all_ranks_is_refused(mixture: DataConfig, processor: SailVLProcessor) -> None:
     positions = next(Stream(mixture, processor, seed=5, rank=0, world=2)).positions
     with pytest.raises(ValueError, match=r"no position for streams \[1, 3\]; give the positions of all ranks"):
@@ -214,19 +224,20 @@ def test_broken_pixels_leave_their_row_and_are_written_down_with_the_step(
     mixture: DataConfig, processor: SailVLProcessor
 ) -> None:
     stream = Stream(mixture, processor, seed=0)
-    records, steps = [], 0
-    while not records:
+    records: list[dict[str, Any]] = []
+    steps = 0
+    while not any(record["reason"] == "image_undecodable" for record in records):
         step = next(stream)
         steps += 1
-        records = [record for record in step.quarantined if record["reason"] == "image_undecodable"]
-    assert records[0]["key"] == "a" and records[0]["shard"].endswith("zbad.tar")
-    assert not any(key == "a" for batch in step.batches for key in batch.keys)
+        records += step.quarantined
+    last = records[-1]
+    assert last["key"] == "a" and last["shard"].endswith("zbad.tar") and last["reason"] == "image_undecodable"
     undecoded = Stream(mixture, processor, seed=0)
     rows = [undecoded.next_row() for _ in range(4 * steps)][-4:]
     kept = sorted(sample.key for row in rows for sample in row.samples if sample.key != "a")
     assert sorted(key for batch in step.batches for key in batch.keys) == kept
     counts = [state["counts"]["second"][1] for name, state in step.positions.items() if name != "settings"]
-    assert sum(counts) >= 1
+    assert sum(counts) == len(records), "the position after the step counts what the step lost"
 
 
 def test_a_source_over_its_budget_stops_the_run_in_the_consumer(

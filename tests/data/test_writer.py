@@ -105,3 +105,18 @@ def test_a_failure_leaves_no_part_of_a_shard(tmp_path: Path, make: SimpleNamespa
     with pytest.raises(OSError, match="source gone"):
         write_shards(samples(), tmp_path, "made", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made-000000.tar", "made-000001.tar"]
+
+
+def test_a_shard_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = write_shards([make.sample(1)], tmp_path, "made", 1)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_shards([make.sample(2)], tmp_path, "made", 1, overwrite=True)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
