@@ -1,9 +1,13 @@
-"""Finished runs as a soup finds them: siblings with a tiny real model, their lineage, and held-out shards."""
+"""Finished runs as a soup finds them: siblings with a tiny real model, their lineage, and held-out shards.
+
+Also makes `loops_tiny` importable, which has the data and the stages of the end-to-end tests.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,10 @@ from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.processor.processor import SailVLProcessor
 from sail_train.processor.tokenizer import train_tokenizer
 from sail_train.types import Conversation, Message, Part
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from loops_tiny import data, parent  # noqa: E402, F401
 
 MODEL = {
     "vision": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2},

@@ -1,0 +1,147 @@
+"""Two ranks train what one rank trains: one torchrun launch runs every stage, this process the same on one rank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from loops_tiny import comparable, events, lines, losses, make_job, shard_bytes, start, weights
+from two_ranks import ADAPTER, FP32, MIXTURE, POLICY, SPLIT, STEPS, stages
+
+from sail_train.data.stream import Stream
+from sail_train.loops.setup import make_processor
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+
+TOLERANCE = 2e-6
+"""Relative, of a loss. Losses and gradients are sums of a few hundred fp32 terms (6e-8 each) in another order; AdamW
+divides each gradient by its own size, so the differences neither grow nor shrink with it, and ten steps add up to
+1.5e-7 in fact. A lost or doubled row, a wrong denominator or a missed reduction shows from 1e-2 on."""
+
+
+@pytest.fixture(scope="module")
+def launch(data: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
+    root = tmp_path_factory.mktemp("two-ranks")
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *ranks, str(SCRIPT), str(data), str(parent), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    (root / "stderr.txt").write_text(done.stderr)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return root, [json.loads((root / f"results-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same stages on one rank, each step's rows in one micro batch."""
+    root = tmp_path_factory.mktemp("one-rank")
+    whole = "data.micro_batch=4"
+    assert start(data, *MIXTURE, whole, f"run_dir={root / 'mixture'}") == 0
+    assert start(data, *ADAPTER, whole, f"parent={parent}", f"run_dir={root / 'adapter'}") == 0
+    assert start(data, *POLICY, f"parent={parent}", f"run_dir={root / 'policy'}") == 0
+    assert start(data, *stages(str(parent))["sampled"], f"run_dir={root / 'sampled'}") == 0
+    return root
+
+
+def test_every_stage_ended_as_it_should_on_both_ranks(launch: tuple[Path, list[dict[str, object]]]) -> None:
+    wrong = {"three-streams": 2, "odd-prompts": 2}
+    for results in launch[1]:
+        assert results == {name: wrong.get(name, 0) for name in stages("")}
+
+
+@pytest.mark.parametrize("stage", FP32)
+def test_zero_gives_the_losses_of_one_rank_with_the_whole_batch(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, stage: int
+) -> None:
+    run = launch[0] / f"mixture-{stage}"
+    for name in ("loss", "loss/read", "loss/frames", "loss/text", "valid/loss", "valid/loss/text"):
+        expected = losses(alone / "mixture", name)
+        assert losses(run, name) == pytest.approx(expected, rel=TOLERANCE), name
+    assert len(losses(run)) == STEPS and losses(run)[-1] < 0.9 * losses(run)[0]
+    # what is counted, and not computed, is the same to the last bit
+    counted = ("step", "samples", "tokens", "trained_tokens", "images", "fill", "samples/text", "tokens/frames")
+    for mine, theirs in zip(lines(run), lines(alone / "mixture"), strict=True):
+        assert {name: mine[name] for name in counted if name in mine} == pytest.approx(
+            {name: theirs[name] for name in counted if name in theirs}, rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("stage", FP32)
+def test_zero_gives_the_weights_of_one_rank(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, stage: int
+) -> None:
+    expected = weights(alone / "mixture")
+    found = weights(launch[0] / f"mixture-{stage}")
+    assert found.keys() == expected.keys()
+    # AdamW's step has the size of the learning rate, 3e-3, however small a gradient is: where one is near nothing its
+    # rounding shows, as a share of the step; elsewhere it is that of fp32
+    distances = torch.cat([(found[name] - weight).abs().flatten() for name, weight in expected.items()])
+    assert distances.max() < 3e-5 and distances.mean() < 3e-8
+
+
+def test_rows_of_every_kind_came_and_a_rank_was_without_images(data: Path) -> None:
+    """What the comparison above rests on: each rank's steps, rebuilt here."""
+    config = make_job(data, *MIXTURE, *SPLIT).config
+    processor = make_processor(config)
+    kinds, images = set(), []
+    for rank in (0, 1):
+        with Stream(config.data, processor, seed=config.seed, rank=rank, world=2) as stream:
+            steps = [next(stream) for _ in range(STEPS)]
+        for batch in (batch for step in steps for batch in step.batches):
+            kinds.add("text" if not len(batch.grids) else "mixed" if "text" in batch.sources else "images")
+        images.append([sum(len(batch.grids) for batch in step.batches) for step in steps])
+    assert kinds == {"text", "mixed", "images"}
+    assert any(bool(first) != bool(second) for first, second in zip(*images, strict=True)), images
+
+
+def test_a_frozen_tower_that_one_rank_does_not_need_hangs_nothing(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, parent: Path
+) -> None:
+    assert losses(launch[0] / "adapter-3") == pytest.approx(losses(alone / "adapter"), rel=TOLERANCE)
+    before, after = weights(parent), weights(launch[0] / "adapter-3")
+    for name, weight in before.items():
+        assert torch.equal(after[name], weight) == (not name.startswith("adapter.")), name
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_rollouts_on_two_ranks_are_those_of_one(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, stage: int
+) -> None:
+    """Every rollout and every answer of the evaluation: its text, reward, advantage, in the same order."""
+    run, single = launch[0] / f"policy-{stage}", alone / "policy"
+    assert comparable(run)["samples"] == comparable(single)["samples"]
+    lengths = [record["tokens"] for record in lines(run, "samples") if "phase" in record]
+    assert len(set(lengths)) > 2, "lengths that differ are the point"
+    evaluation = [json.loads((path / "evaluation.json").read_text()) for path in (run, single)]
+    assert evaluation[0] == evaluation[1]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_updates_on_two_ranks_are_those_of_one(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, stage: int
+) -> None:
+    run, single = launch[0] / f"policy-{stage}", alone / "policy"
+    assert len(lines(run)) == 2
+    for name in ("loss", "grad_norm", "update/entropy", "rollout/reward", "trained_tokens"):
+        # a loss is a mean of advantages that nearly cancel, so its error is that of its terms, which are of order 1
+        assert losses(run, name) == pytest.approx(losses(single, name), rel=TOLERANCE, abs=1e-6), name
+
+
+def test_sampled_shards_do_not_depend_on_the_ranks(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path
+) -> None:
+    run, single = launch[0] / "sampled", alone / "sampled"
+    assert shard_bytes(run / "shards") == shard_bytes(single / "shards") != {}
+    assert comparable(run) == comparable(single)
+    assert [{**one, "time": ""} for one in events(run, "sampled")] == [
+        {**one, "time": ""} for one in events(single, "sampled")
+    ]
+
+
+def test_ranks_that_do_not_fit_are_told_which_do(launch: tuple[Path, list[dict[str, object]]]) -> None:
+    told = (launch[0] / "stderr.txt").read_text()
+    assert "error: 2 ranks cannot share num_streams=3" in told and "numbers of ranks that fit: 1" in told
+    assert "error: rl.prompts_per_step=3 must be a multiple of the 2 ranks" in told

@@ -1,0 +1,62 @@
+"""Whole stages on two ranks, all in one launch: torchrun --nproc-per-node 2 two_ranks.py <data> <parent> <root>.
+
+Each stage runs under <root>/<name>; exit codes and tracebacks go to <root>/results-<rank>.json. test_parallel.py runs
+the same on one rank and compares.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+from loops_tiny import MIXED, RL, SAMPLE, SUPERVISED, start
+
+from sail_train import dist
+
+FP32 = (0, 1, 2, 3)
+"""ZeRO stages, all in fp32: what is compared is the order of summation alone."""
+
+STEPS = 10
+
+MIXTURE = (
+    *SUPERVISED, *MIXED, "data.seq_length=80", "data.sources.text.weight=1.5",
+    f"train.max_steps={STEPS}", "train.valid_every=5",
+    "valid.read.shards=${data_dir}/eval/read/*.tar", "valid.text.shards=${data_dir}/eval/text_plain/*.tar",
+)  # fmt: skip
+"""Rows so short that some hold images alone, some text alone and some both."""
+SPLIT = ("data.micro_batch=1",)
+"""On two ranks: four rows are two micro steps of one row each; one rank takes them in one."""
+
+ADAPTER = (*SUPERVISED, *MIXED, "train.max_steps=3", "~optim.lr", "optim.lr={adapter: 3.0e-3}")
+POLICY = (*RL, "train.max_steps=2", "eval.modes={basic: [greedy, t1]}")
+
+
+def stages(parent: str) -> dict[str, tuple[str, ...]]:
+    """Tokens by name."""
+    named = {f"mixture-{stage}": (*MIXTURE, *SPLIT, f"engine.zero_stage={stage}") for stage in FP32}
+    named |= {f"policy-{stage}": (*POLICY, f"parent={parent}", f"engine.zero_stage={stage}") for stage in (0, 3)}
+    return named | {
+        "adapter-3": (*ADAPTER, *SPLIT, f"parent={parent}", "engine.zero_stage=3"),
+        "sampled": (*SAMPLE, f"parent={parent}"),
+        "three-streams": (*MIXTURE, "data.num_streams=3"),
+        "odd-prompts": (*POLICY, f"parent={parent}", "rl.prompts_per_step=3"),
+    }
+
+
+def main() -> None:
+    data, parent, root = (Path(argument) for argument in sys.argv[1:])
+    dist.setup_logging()
+    results: dict[str, int | str] = {}
+    for name, tokens in stages(str(parent)).items():
+        try:
+            results[name] = start(data, *tokens, f"run_dir={root / name}")
+        except Exception:
+            results[name] = traceback.format_exc()
+        (root / f"results-{dist.rank()}.json").write_text(json.dumps(results, indent=1))
+    dist.shutdown()
+
+
+if __name__ == "__main__":
+    main()
