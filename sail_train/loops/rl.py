@@ -10,22 +10,20 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sail_train import dist
-from sail_train.config import to_mapping
 from sail_train.data.prompts import PromptStream
 from sail_train.engine.deepspeed import TrainEngine
-from sail_train.engine.loop import WorkStep, train
+from sail_train.engine.loop import WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
 from sail_train.loops.config import RunConfig
-from sail_train.loops.evaluation import evaluate_run, metrics_before
 from sail_train.loops.outcome import Outcome
+from sail_train.loops.stage import evaluate_start, train_stage
 from sail_train.model.packed import PackedLM
 from sail_train.processor.processor import SailVLProcessor
 from sail_train.rewards.mix import Rewards
@@ -43,29 +41,12 @@ def run(config: RunConfig) -> Outcome:
     run_dir = RunDir(config.run_dir)
     processor = setup.make_processor(config)
     vlm = setup.make_model(config, processor)
-    if config.eval.before and not run_dir.checkpoints.exists():
-        evaluate_run(vlm, processor, config, phase="before")
+    evaluate_start(vlm, processor, config, run_dir)
     reference = PackedLM(copy.deepcopy(vlm)).eval() if config.rl.needs_reference else None
     engine = setup.make_engine(config, vlm, accumulation=1)
     with Rewards(config.rewards) as rewards:
         work = RLWork(engine, vlm, processor, rewards, run_dir, config, reference=reference)
-        trained = train(
-            engine,
-            work,
-            run_dir,
-            config=config.train,
-            log_config=config.log,
-            shape=setup.model_shape(config, vlm),
-            settings=to_mapping(config),
-        )
-    outcome = Outcome(status=trained.status, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds)
-    if trained.status == "finished":
-        folder = setup.write_model(engine, vlm, processor, run_dir)
-        with engine.unsharded():
-            after = evaluate_run(vlm, processor, config, phase="after")
-        outcome = replace(outcome, metrics_before=metrics_before(run_dir), metrics_after=after, model_dir=folder)
-    engine.close()
-    return outcome
+        return train_stage(engine, work, vlm, processor, config, run_dir)
 
 
 class RLWork:

@@ -51,7 +51,8 @@ def make_model(config: RunConfig, processor: SailVLProcessor) -> SailVLForCondit
         token_ids=processor.token_ids,
         vocab_size=processor.vocab_size,
     )
-    return vlm.to(device=dist.device())
+    torch.nn.Module.to(vlm, dist.device())  # transformers' own wrapper of `to` hides its signature from type checkers
+    return vlm
 
 
 def make_engine(config: RunConfig, vlm: SailVLForConditionalGeneration, *, accumulation: int) -> TrainEngine:

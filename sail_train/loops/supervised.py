@@ -7,22 +7,20 @@ Alignment, pre-training and every kind of fine-tuning are this loop with other s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sail_train import dist
-from sail_train.config import to_mapping
 from sail_train.data.stream import Stream
 from sail_train.engine.deepspeed import Loss, TrainEngine
-from sail_train.engine.loop import WorkStep, train
+from sail_train.engine.loop import WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
 from sail_train.loops.config import RunConfig
-from sail_train.loops.evaluation import evaluate_run, metrics_before
 from sail_train.loops.outcome import Outcome
+from sail_train.loops.stage import evaluate_start, train_stage
 from sail_train.loops.validation import Validation
 from sail_train.types import IGNORE_INDEX, Batch
 
@@ -35,27 +33,10 @@ def run(config: RunConfig) -> Outcome:
     vlm = setup.make_model(config, processor)
     stream = Stream(config.data, processor, seed=config.seed, rank=dist.rank(), world=dist.world_size())
     with stream:
-        if config.eval.before and not run_dir.checkpoints.exists():
-            evaluate_run(vlm, processor, config, phase="before")
+        evaluate_start(vlm, processor, config, run_dir)
         engine = setup.make_engine(config, vlm, accumulation=stream.accumulation)
         work = SupervisedWork(stream, engine, config, validation=Validation.of(config, processor))
-        trained = train(
-            engine,
-            work,
-            run_dir,
-            config=config.train,
-            log_config=config.log,
-            shape=setup.model_shape(config, vlm),
-            settings=to_mapping(config),
-        )
-    outcome = Outcome(status=trained.status, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds)
-    if trained.status == "finished":
-        folder = setup.write_model(engine, vlm, processor, run_dir)
-        with engine.unsharded():
-            after = evaluate_run(vlm, processor, config, phase="after")
-        outcome = replace(outcome, metrics_before=metrics_before(run_dir), metrics_after=after, model_dir=folder)
-    engine.close()
-    return outcome
+        return train_stage(engine, work, vlm, processor, config, run_dir)
 
 
 class SupervisedWork:
