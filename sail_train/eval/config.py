@@ -75,7 +75,7 @@ class EvalConfig:
     """Completions a prompt in modes with a temperature; their mean is the prompt's score (mean@k)."""
     before: bool = True
     """Whether the model that a stage starts from is evaluated too (`metrics_before` of the summary)."""
-    show: int = 6
+    show: int = 10
     """Right and wrong samples of each suite whose images are kept for the report, each so many."""
 
     def __post_init__(self) -> None:

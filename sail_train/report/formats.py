@@ -44,7 +44,10 @@ def points(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    return f"{value:.4g}" if is_number(value) else NOTHING
+    """At most one digit after the point where there is much before it: 33.21 -> "33.2", 0.125 -> "0.125"."""
+    if not is_number(value):
+        return NOTHING
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 FILTERS = {"duration": duration, "count": count, "percent": percent, "points": points, "number": number}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sail_train.eval.config import MODES
 from sail_train.report.reading import Run, mapping
 
-READ_FIRST = ("greedy", "auto", "on", "off", "t1", "on_t1", "off_t1", "on_forced", "off_forced")
+READ_FIRST = ("greedy", "on", "off", "auto", "t1", "on_t1", "off_t1", "on_forced", "off_forced")
 """Modes by how well one stands for a suite where only one can be shown."""
 
 

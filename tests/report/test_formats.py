@@ -40,4 +40,9 @@ def test_counts(value: object, shown: str) -> None:
 def test_shares_and_differences_are_in_points() -> None:
     assert percent(0.7654) == "76.5" and percent(0.5, 0) == "50" and percent(None) == NOTHING
     assert points(0.143) == "+14.3" and points(-0.02) == "−2.0" and points(float("nan")) == NOTHING
-    assert number(33.21234) == "33.21" and number(True) == NOTHING
+    assert (
+        number(33.21234) == "33.2"
+        and number(0.125) == "0.125"
+        and number(2048.3) == "2,048"
+        and number(True) == NOTHING
+    )

@@ -71,7 +71,7 @@ def test_the_table_and_the_figure_hold_every_evaluated_run(recipe: Recipe) -> No
     assert "harvest" not in context["runs"] and len(context["runs"]) == 14
     groups = {group["suite"]: group for group in context["groups"]}
     assert [row["mode"] for row in groups["read"]["rows"]] == ["greedy", "single digits"]
-    assert [row["mode"] for row in groups["steps"]["rows"]] == ["greedy", "auto", "on", "off", "on_t1"]
+    assert [row["mode"] for row in groups["steps"]["rows"]] == ["greedy", "on", "off", "auto", "on_t1"]
     assert all(len(row["cells"]) == 14 for group in context["groups"] for row in group["rows"])
     assert context["answers"] == 512
     evaluated = sum(row["cells"] is not None for group in context["groups"] for row in group["rows"][:1])
@@ -208,7 +208,8 @@ def test_a_picture_is_followed_through_the_stages(recipe: Recipe) -> None:
         runs = [one["run"] for one in story["answers"]]
         assert runs == [run.name for run in recipe.runs if run.name in runs]
         assert story["images"] and story["images"][0].startswith("data:image/png;base64,")
-    assert {story["suite"] for story in context["stories"]} >= {"read", "steps"}
+    dramas = [story["drama"] for story in context["stories"]]
+    assert dramas == sorted(dramas, reverse=True) and dramas[0] > dramas[-1]
 
 
 def test_cards_are_right_and_wrong(recipe: Recipe) -> None:
@@ -221,6 +222,24 @@ def test_cards_are_right_and_wrong(recipe: Recipe) -> None:
     }
     thought = next(card for card in context["cards"] if card["mode"] == "on")
     assert thought["thought"] and "<think>" not in thought["answer"] and thought["boxed"]
+
+
+def test_the_group_shown_is_one_that_differs(tmp_path: Path) -> None:
+    rewards = {"alike": [1, 1, 1, 1], "one_of_four": [0, 1, 1, 1], "even": [0, 0.1, 1, 1], "last_alike": [0, 0, 0, 0]}
+    records = [
+        {"phase": "rollout", "rollout_batch": 1, "uid": uid, "prompt": uid, "reward": reward, "response": str(number)}
+        for uid, values in rewards.items()
+        for number, reward in enumerate(values)
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    run = Run(name="r", path=tmp_path)
+    assert [group["prompt"] for group in samples.groups_of(run, samples.pick_run(run))] == ["even"]
+
+
+def test_lines_that_are_the_same_are_drawn_once() -> None:
+    lines = [{"step": step, "lr/vision": 0.1, "lr/adapter": 0.1, "lr/language": 0.2} for step in (1, 2)]
+    (panel,) = curves.panels(Run(name="r", path=Path("r"), metrics=lines))
+    assert panel["legend"] == [("adapter, vision", 0), ("language", 1)]
 
 
 def test_the_page_marks_which_characters_are_wrong() -> None:
@@ -236,7 +255,8 @@ def test_a_group_shows_tries_best_first(recipe: Recipe) -> None:
     assert context is not None
     assert [group["run"] for group in context["groups"]] == ["rlvr", "mixed_rl"]
     group = context["groups"][0]
-    assert group["batch"] == 20 and len(group["tries"]) == 8
+    assert group["batch"] == 20 and group["count"] == 8
+    assert [one["times"] for one in group["tries"]] == [5, 3], "the same answer is shown once"
     rewards = [one["reward"] for one in group["tries"]]
     assert rewards == sorted(rewards, reverse=True)
     assert group["tries"][0]["parts"] == [("answer", 1.0), ("format", 1.0)]
@@ -245,7 +265,7 @@ def test_a_group_shows_tries_best_first(recipe: Recipe) -> None:
 def test_a_failed_reward_is_shown_as_none(recipe: Recipe, tmp_path: Path) -> None:
     parts = {"answer": {"value": None, "status": "timeout", "detail": ""}}
     records = [
-        {"phase": "rollout", "rollout_batch": 1, "uid": "u", "reward": reward, "parts": parts, "response": "x"}
+        {"phase": "rollout", "rollout_batch": 1, "uid": "u", "reward": reward, "parts": parts, "response": f"{reward}"}
         for reward in (None, 1.0)
     ]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,6 +12,8 @@ from markupsafe import Markup
 from sail_train.report.reading import Recipe, Run
 from sail_train.report.sections.stages import loop_class
 from sail_train.report.svg import SERIES_COLOURS, Axes, Line, line_chart, smooth
+
+Points = list[tuple[float, float]]
 
 MAX_LINES = SERIES_COLOURS
 """Lines in one chart; further metrics are left out, the first in alphabetical order stay."""
@@ -30,7 +33,7 @@ class Panel:
 PANELS = (
     Panel(title="Loss", metrics=("loss",)),
     Panel(title="Validation loss", metrics=("valid/loss",), raw=False),
-    Panel(title="Loss by source", metrics=("loss/*",), raw=False),
+    Panel(title="Loss by source", metrics=("loss/*",)),
     Panel(title="Reward", metrics=("rollout/reward",)),
     Panel(title="Reward parts", metrics=("rollout/answer", "rollout/format", "rollout/think")),
     Panel(title="Tokens a response", metrics=("rollout/length",)),
@@ -64,22 +67,34 @@ def panels(run: Run) -> list[dict[str, Any]]:
     for panel in PANELS:
         matching = [name for pattern in panel.metrics for name in names if fnmatchcase(name, pattern)]
         series = {name: run.column(name) for name in dict.fromkeys(matching)}
-        series = {name: points for name, points in series.items() if points}
+        series = merged({short_name(name): points for name, points in series.items() if points})
         chart = draw(panel, series, run.name)
         if chart:
-            legend = [(short_name(name), number) for number, name in enumerate(series)] if len(series) > 1 else []
+            legend = [(name, number) for number, name in enumerate(series)] if len(series) > 1 else []
             drawn.append({"title": panel.title, "chart": chart, "legend": legend[:MAX_LINES]})
     return drawn
 
 
-def draw(panel: Panel, series: dict[str, list[tuple[float, float]]], run: str) -> Markup:
+def merged(series: Mapping[str, Points]) -> dict[str, Points]:
+    """Metrics that are the same all along as one line with all their names: it would hide the others."""
+    groups: list[tuple[list[str], Points]] = []
+    for name, points in series.items():
+        same = next((names for names, others in groups if others == points), None)
+        if same is None:
+            groups.append(([name], points))
+        else:
+            same.append(name)
+    return {", ".join(names): points for names, points in groups}
+
+
+def draw(panel: Panel, series: Mapping[str, Points], run: str) -> Markup:
     lines = []
     for number, (name, points) in enumerate(list(series.items())[:MAX_LINES]):
         span = max(1, len(points) // 16)
         if panel.raw and len(series) == 1 and span > 1:
             lines.append(Line(label=name, points=points, colour=number, faint=True))
         smoothed = smooth(points, span) if panel.raw else points
-        lines.append(Line(label=short_name(name), points=smoothed, colour=number))
+        lines.append(Line(label=name, points=smoothed, colour=number))
     return line_chart(lines, title=f"{panel.title} of {run}", axes=panel.axes)
 
 

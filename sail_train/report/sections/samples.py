@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import groupby
 from typing import Any
 
@@ -126,7 +127,7 @@ def story(recipe: Recipe, picked: dict[str, Picked], suite: str, index: int) -> 
         return None
     verdicts = [answer["right"] for answer in answers]
     turns = sum(a != b for a, b in zip(verdicts, verdicts[1:], strict=False))
-    drama = len(answers) + 2.0 * (verdicts[-1] and not verdicts[0]) + len({a["answer"] for a in answers}) - 2 * turns
+    drama = len({answer["answer"] for answer in answers}) + 3.0 * (verdicts[-1] and not verdicts[0]) - 0.5 * turns
     same = {answer["gold"] for answer in answers}
     if len(same) > 1:
         return None
@@ -139,14 +140,24 @@ def groups_of(run: Run, picked: Picked) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for record in picked.rollouts:
         groups.setdefault((record.get("rollout_batch"), record.get("uid")), []).append(record)
-    telling = [group for group in groups.values() if len({str(record.get("reward")) for record in group}) > 1]
-    return [rollout_group(run, group) for group in telling[-GROUPS:]]
+    best = sorted(groups.values(), key=balance)[-GROUPS:]
+    return [rollout_group(run, group) for group in best if balance(group) > 0]
+
+
+def balance(group: list[dict[str, Any]]) -> int:
+    """How evenly a group's rewards lie above and below their middle: 0 where all are alike."""
+    rewards = [reward_of(record) for record in group]
+    middle = (min(rewards) + max(rewards)) / 2
+    above = sum(reward > middle for reward in rewards)
+    return min(above, len(rewards) - above)
 
 
 def rollout_group(run: Run, group: list[dict[str, Any]]) -> dict[str, Any]:
     first = group[0]
     tries = []
-    for record in sorted(group, key=lambda record: -reward_of(record)):
+    counts = Counter(str(record.get("response", "")) for record in group)
+    once = {str(record.get("response", "")): record for record in group}
+    for record in sorted(once.values(), key=lambda record: -reward_of(record)):
         thought, answer = split_thought(str(record.get("response", "")))
         tries.append(
             {
@@ -155,7 +166,7 @@ def rollout_group(run: Run, group: list[dict[str, Any]]) -> dict[str, Any]:
                 "reward": record.get("reward"),
                 "share": max(0.0, min(1.0, reward_of(record))),
                 "parts": parts_of(record),
-                "tokens": record.get("tokens"),
+                "times": counts[str(record.get("response", ""))],
             }
         )
     images = find_images(run.config, str(first.get("source", "")), str(first.get("key", "")))
@@ -166,6 +177,7 @@ def rollout_group(run: Run, group: list[dict[str, Any]]) -> dict[str, Any]:
         "prompt": clipped(str(first.get("prompt", ""))),
         "gold": clipped(str(first.get("truth", ""))),
         "tries": tries,
+        "count": len(group),
     }
 
 
