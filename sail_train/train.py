@@ -108,6 +108,8 @@ def _agree(job: Job, conduct: Conduct, stack: contextlib.ExitStack) -> bool:
         except ValueError as error:
             verdict = {"error": str(error)}
     if dist.world_size() > 1:
+        # the group is made here, for the loop too, and so with the loop's patience
+        dist.init(timeout_minutes=job.config.engine.timeout_minutes)
         verdict = dist.broadcast_json(verdict)
     if "error" in verdict:
         raise ValueError(verdict["error"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sail_train import train
+from sail_train import dist, train
 from sail_train.job import lineage, state
 from sail_train.job.compose import Configs
 from sail_train.job.job import Job, resolve
@@ -166,6 +166,38 @@ def test_a_shut_gate_has_its_own_exit_code_and_is_asked_again(
     events = [json.loads(line) for line in Path("runs/two/first/events.jsonl").read_text().splitlines()]
     gates = [(event["metric"], event["floor"], event["value"], event["passed"]) for event in events]
     assert gates == [("read/greedy", 0.5, 0.3, False)] * 2 + [("read/greedy", 0.2, 0.3, True)]
+
+
+@pytest.fixture
+def second_rank(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """This process as rank 1 of 2; what rank 0 says is put into the dict."""
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    monkeypatch.setattr(dist, "is_main", lambda: False)
+    monkeypatch.setattr(dist, "init", lambda **_: None)
+    monkeypatch.setattr(dist, "broadcast_json", lambda value: said)
+    return said
+
+
+def test_other_ranks_do_what_rank_0_decided_and_write_nothing(
+    configs: Configs, loop: Any, second_rank: dict[str, Any]
+) -> None:
+    second_rank |= {"train": True}
+    assert train.run(job(configs), EXPLICIT) == 0
+    assert loop.trained == ["first"]
+    assert not Path("runs/adhoc/first/lineage.json").exists() and not Path("runs/adhoc/first/outcome.json").exists()
+    second_rank |= {"train": False}
+    assert train.run(job(configs), EXPLICIT) == 0
+    assert loop.trained == ["first"]
+
+
+def test_other_ranks_leave_when_rank_0_refuses(
+    configs: Configs, loop: Any, second_rank: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    second_rank |= {"error": "another process is training there"}
+    assert train.run(job(configs), EXPLICIT) == 2
+    assert loop.trained == [] and capsys.readouterr().err == "", "rank 0 says it for all"
 
 
 def main(*arguments: str) -> subprocess.CompletedProcess[str]:

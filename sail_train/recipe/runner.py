@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ def run_recipe(
     if wanted[0].launcher.kind == "slurm":
         return _queue(wanted, request.recipe, call, conduct)
     console = Console()
+    began = time.monotonic()
     code = 0
     try:
         for number, job in enumerate(wanted, start=1):
@@ -60,7 +62,7 @@ def run_recipe(
             if code:
                 break
     finally:
-        _conclude(jobs, console)
+        _conclude(jobs, console, seconds=time.monotonic() - began)
     _explain(code, console)
     return code
 
@@ -90,13 +92,15 @@ def _queue(jobs: Sequence[Job], recipe: str, call: Call, conduct: Conduct) -> in
     return 0
 
 
-def _conclude(jobs: Sequence[Job], console: Console) -> None:
+def _conclude(jobs: Sequence[Job], console: Console, *, seconds: float) -> None:
     """The table and the report, also after a failure: that is when they are looked at."""
     from sail_train.report.build import build_report
 
     entries = summary.write(jobs)
     console.print(summary.table(jobs, entries))
     report = build_report(jobs[0].config.recipe_dir)
+    # stages tell the seconds of their own work; evaluation and start are in these
+    console.print(f"took {seconds // 60:.0f} min {seconds % 60:.0f} s with evaluation", highlight=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
 
 

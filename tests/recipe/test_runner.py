@@ -64,7 +64,7 @@ def test_entries_run_in_order_and_hand_their_models_on(
     }
     told = capsys.readouterr().out
     assert "read/greedy" in told and "0.100" in told and "0.900" in told and "3,000" in told
-    assert "report: runs/chain/report.html" in told
+    assert "report: runs/chain/report.html" in told and "took 0 min" in told
     assert Path("runs/chain/report.html").stat().st_size > 1000
 
 
