@@ -28,7 +28,7 @@ from sail_train.types import Conversation, Message, Part
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from loops_tiny import data, parent  # noqa: E402, F401
+from loops_tiny import data, trained  # noqa: E402, F401
 
 MODEL = {
     "vision": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2},

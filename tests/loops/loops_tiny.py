@@ -99,15 +99,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def parent(data: Path) -> Path:
+def trained(data: Path) -> Path:
     """The run of a model that answers in the right form and is right now and then: what RL and sampling need."""
-    if "parent" not in _made:
-        run = data.parent / "parent"
+    if "trained" not in _made:
+        run = data.parent / "trained"
         asked = ("data.sources.boxed.shards=${data_dir}/boxed/*.tar", "data.sources.boxed.think_flag=1.0")
         rates = "optim.lr={vision: 5.0e-3, adapter: 5.0e-3, language: 5.0e-3}"
-        assert start(data, *SUPERVISED, f"run_dir={run}", *asked, "train.max_steps=60", "data.micro_batch=4", rates) == 0
-        _made["parent"] = run
-    return _made["parent"]
+        assert start(data, *SUPERVISED, f"run_dir={run}", *asked, rates, "train.max_steps=60") == 0
+        _made["trained"] = run
+    return _made["trained"]
 
 
 def _one_number(root: Path) -> list[Conversation]:

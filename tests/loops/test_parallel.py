@@ -24,10 +24,10 @@ divides each gradient by its own size, so the differences neither grow nor shrin
 
 
 @pytest.fixture(scope="module")
-def launch(data: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
+def launch(data: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
     root = tmp_path_factory.mktemp("two-ranks")
     ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *ranks, str(SCRIPT), str(data), str(parent), str(root)]
+    command = [sys.executable, *ranks, str(SCRIPT), str(data), str(trained), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     (root / "stderr.txt").write_text(done.stderr)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -35,14 +35,14 @@ def launch(data: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def alone(data: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(data: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same stages on one rank, each step's rows in one micro batch."""
     root = tmp_path_factory.mktemp("one-rank")
     whole = "data.micro_batch=4"
     assert start(data, *MIXTURE, whole, f"run_dir={root / 'mixture'}") == 0
-    assert start(data, *ADAPTER, whole, f"parent={parent}", f"run_dir={root / 'adapter'}") == 0
-    assert start(data, *POLICY, f"parent={parent}", f"run_dir={root / 'policy'}") == 0
-    assert start(data, *stages(str(parent))["sampled"], f"run_dir={root / 'sampled'}") == 0
+    assert start(data, *ADAPTER, whole, f"parent={trained}", f"run_dir={root / 'adapter'}") == 0
+    assert start(data, *POLICY, f"parent={trained}", f"run_dir={root / 'policy'}") == 0
+    assert start(data, *stages(str(trained))["sampled"], f"run_dir={root / 'sampled'}") == 0
     return root
 
 
@@ -98,10 +98,10 @@ def test_rows_of_every_kind_came_and_a_rank_was_without_images(data: Path) -> No
 
 
 def test_a_frozen_tower_that_one_rank_does_not_need_hangs_nothing(
-    launch: tuple[Path, list[dict[str, object]]], alone: Path, parent: Path
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, trained: Path
 ) -> None:
     assert losses(launch[0] / "adapter-3") == pytest.approx(losses(alone / "adapter"), rel=TOLERANCE)
-    before, after = weights(parent), weights(launch[0] / "adapter-3")
+    before, after = weights(trained), weights(launch[0] / "adapter-3")
     for name, weight in before.items():
         assert torch.equal(after[name], weight) == (not name.startswith("adapter.")), name
 
@@ -130,9 +130,7 @@ def test_updates_on_two_ranks_are_those_of_one(
         assert losses(run, name) == pytest.approx(losses(single, name), rel=TOLERANCE, abs=1e-6), name
 
 
-def test_sampled_shards_do_not_depend_on_the_ranks(
-    launch: tuple[Path, list[dict[str, object]]], alone: Path
-) -> None:
+def test_sampled_shards_do_not_depend_on_the_ranks(launch: tuple[Path, list[dict[str, object]]], alone: Path) -> None:
     run, single = launch[0] / "sampled", alone / "sampled"
     assert shard_bytes(run / "shards") == shard_bytes(single / "shards") != {}
     assert comparable(run) == comparable(single)
