@@ -209,7 +209,7 @@ def test_a_picture_is_followed_through_the_stages(recipe: Recipe) -> None:
         assert runs == [run.name for run in recipe.runs if run.name in runs]
         assert story["images"] and story["images"][0].startswith("data:image/png;base64,")
     dramas = [story["drama"] for story in context["stories"]]
-    assert dramas == sorted(dramas, reverse=True) and dramas[0] > dramas[-1]
+    assert dramas == sorted(dramas, reverse=True)
 
 
 def test_cards_are_right_and_wrong(recipe: Recipe) -> None:
