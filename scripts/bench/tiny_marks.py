@@ -47,6 +47,8 @@ class Run:
 
     def __init__(self, directory: Path) -> None:
         entries = json.loads((directory / "summary.json").read_text())
+        if waiting := [entry["stage"] for entry in entries if entry["status"] != "finished"]:
+            sys.exit(f"{directory}: not finished: {', '.join(waiting)}; run the recipe to its end first")
         self.entries = {entry["stage"]: entry for entry in entries}
         self.directory = directory
 
