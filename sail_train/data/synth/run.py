@@ -51,7 +51,8 @@ def synthesize(out: Path, *, seed: int = 0, hasty: float = 0.6, scale: float = 1
             log.info("%s/%s: %d samples", folder, name, source.num_samples)
     _write_tokenizer(aside / "tokenizer", train, seed=seed, hasty=hasty)
     _write_examples(aside / "examples", seed=seed)
-    options = {"seed": seed, "hasty": hasty, "scale": scale}
+    flaw = f"{hasty:.0%} of the teacher's thoughts stop before the last cells and answer from there"
+    options = {"seed": seed, "hasty": hasty, "scale": scale, "teacher": flaw}
     (aside / "synth.json").write_text(json.dumps(options, indent=1) + "\n")
     if out.exists():
         out.rmdir()
