@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from sail_train.processor.config import ProcessorConfig
@@ -212,7 +212,8 @@ def build_processor(config: ProcessorConfig) -> SailVLProcessor:
     if not folder.is_dir():
         raise ValueError(f"tokenizer={config.tokenizer!r} is not a folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        # Not AutoTokenizer: beside a model's config.json it warns about a model type that it does not need.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"tokenizer={config.tokenizer!r} holds no tokenizer that loads: {error}") from error
     return SailVLProcessor(
