@@ -1,23 +1,19 @@
 """The first step of the stream: which shards a source has, which of their samples a stream reads, and reading them.
 
 `expand` turns paths, globs and braces into a list of local files; `share` says which part of them is one stream's;
-`ShardFile` reads bytes with retries; `SourceReader` yields that part's samples for ever, epoch after epoch in a new
-order of shards. Its state is (epoch, place in the epoch's order, byte offset).
+`SourceReader` yields that part's samples for ever, epoch after epoch in a new order of shards. Its state is (epoch,
+place in the epoch's order, byte offset).
 """
 
 from __future__ import annotations
 
-import errno
-import functools
 import glob
-import logging
 import math
 import os
 import re
-import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import braceexpand
@@ -25,14 +21,9 @@ import braceexpand
 from sail_train.data import tar
 from sail_train.data.draw import permutation
 from sail_train.data.quarantine import Ledger
+from sail_train.data.shard_file import ShardFile
 from sail_train.types import BadSample, RawSample
 
-log = logging.getLogger(__name__)
-
-WAITS = (0.1, 0.5, 2.0, 5.0)
-"""Seconds before each new try of a read that failed."""
-LASTING = frozenset({errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.ENAMETOOLONG})
-"""Errors that waiting does not cure."""
 CHANGED = "the data is not what it was when the checkpoint was saved:"
 UNITS_PER_STREAM = 16
 """A stream reads at least this many pieces where shards do not divide evenly: shares then differ by 1/16 at most."""
@@ -107,77 +98,6 @@ def share(num_shards: int, num_streams: int, stream: int) -> list[Unit]:
     ]
 
 
-class ShardFile:
-    """Bytes of one shard by offset; a read that fails is tried again, then raises. It never skips."""
-
-    def __init__(self, path: str, *, source: str) -> None:
-        self.path = path
-        self.source = source
-        self._descriptor: int | None = None
-
-    def read(self, offset: int, length: int) -> bytes:
-        """The bytes at `offset`, fewer than `length` only at the end of the file."""
-        for wait in (*WAITS, None):
-            try:
-                return self._read(offset, length)
-            except OSError as error:
-                self.close()
-                if wait is None or error.errno in LASTING:
-                    message = f"{error.strerror}; source {self.source!r}, byte {offset}"
-                    raise OSError(error.errno, message, self.path) from error
-                log.warning("source %s: %s failed (%s), trying again in %g s", self.source, self.path, error, wait)
-                time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
-
-    def _read(self, offset: int, length: int) -> bytes:
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._descriptor, length, offset)
-        # a read may be cut short by a signal or at 2 GiB; only an empty one means the end
-        while len(content) < length:
-            more = os.pread(self._descriptor, length - len(content), offset + len(content))
-            if not more:
-                break
-            content += more
-        return content
-
-    def index(self) -> tar.Index:
-        """Where the shard's samples are; remembered as long as the file stays the same."""
-        magic = self.read(0, 2)
-        if magic == b"\x1f\x8b":
-            raise ValueError(f"source {self.source!r}: shard {self.path!r} is gzip, and cannot be sought in; gunzip it")
-        status = os.stat(self.path)
-        return _index(self.path, self.source, status.st_size, status.st_mtime_ns)
-
-    def sample(self, index: tar.Index, place: int) -> RawSample:
-        """The sample at `place` of the shard's index, or the BadSample that it is."""
-        if place in index.bad:
-            raise index.bad[place][1]
-        start, end = index.span(place)
-        block = self.read(start, end - start)
-        if len(block) < end - start:
-            raise OSError(errno.EIO, f"source {self.source!r}: shard became shorter while it was read", self.path)
-        key, files = tar.read_sample(block)
-        return RawSample(key=key, source=self.source, shard=self.path, offset=start, members=files)
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __del__(self) -> None:
-        self.close()
-
-
-@functools.lru_cache(maxsize=64)
-def _index(path: str, source: str, size: int, modified: int) -> tar.Index:
-    shard = ShardFile(path, source=source)
-    try:
-        return tar.index(shard.read, size)
-    finally:
-        shard.close()
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """An undecoded sample on its way to a row, and where to read it again."""
@@ -186,11 +106,11 @@ class Candidate:
     shard: int
     """Number of its shard in the source's list."""
     epoch: int
+    place: list[Any] = field(init=False)
+    """JSON: enough to read the sample again with one seek. Made once: every position holds it."""
 
-    @property
-    def place(self) -> list[Any]:
-        """JSON: enough to read the sample again with one seek."""
-        return [self.raw.source, self.shard, self.raw.offset, self.epoch]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", [self.raw.source, self.shard, self.raw.offset, self.epoch])
 
 
 class SourceReader:
@@ -225,6 +145,8 @@ class SourceReader:
             try:
                 return Candidate(raw=file.sample(index, place), shard=unit.shard, epoch=self._epoch)
             except BadSample as error:
+                if place not in index.bad:
+                    raise ValueError(f"shard {file.path!r} changed while it was read: {error}") from error
                 self._ledger.bad(self.name, file.path, index.bad[place][0], error)
 
     def state(self) -> dict[str, int]:

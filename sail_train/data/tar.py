@@ -11,6 +11,7 @@ Compressed shards are left out: they cannot be sought in, and images do not shri
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ class Member:
 class Index:
     """Where the samples of a shard are."""
 
-    starts: list[int]
+    starts: array[int]
     """Offset of each sample's first header, in order, bad samples included."""
     end: int
     """Offset after the last sample."""
@@ -152,7 +153,7 @@ class _IndexBuilder:
     """Groups consecutive members by key."""
 
     def __init__(self) -> None:
-        self.starts: list[int] = []
+        self.starts = array("q")
         self.bad: dict[int, tuple[str, BadSample]] = {}
         self._key: str | None = None
         self._keys: set[str] = set()

@@ -32,7 +32,7 @@ def processor() -> SailVLProcessor:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sail_train.data.shards.WAITS", (0.0, 0.0))
+    monkeypatch.setattr("sail_train.data.shard_file.WAITS", (0.0, 0.0))
 
 
 def make_image(number: int, size: tuple[int, int] = (28, 28), kind: str = "PNG") -> bytes:

@@ -14,7 +14,8 @@ import pytest
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.quarantine import Budget, Ledger
-from sail_train.data.shards import ShardFile, SourceReader, expand, share
+from sail_train.data.shard_file import ShardFile
+from sail_train.data.shards import SourceReader, expand, share
 from sail_train.types import BadSample
 
 
@@ -190,6 +191,36 @@ def test_a_position_in_data_that_changed_is_refused(tmp_path: Path, make: Simple
         next(again)
     with pytest.raises(ValueError, match="the data is not what it was.*no sample at byte"):
         again.reread(place)
+
+
+def test_data_that_is_replaced_under_a_running_stream_stops_it(tmp_path: Path, make: SimpleNamespace) -> None:
+    shard = make.tar(tmp_path / "a.tar", [(f"{number}.json", make.json("red " * 200)) for number in range(5)])
+    reader = open_reader(str(shard))
+    next(reader)
+    make.tar(shard, [(f"{number}.json", b"x" * 700) for number in range(5)])
+    with open(shard, "r+b") as file:
+        file.seek(1536)
+        file.write(b"y" * 512)
+    with pytest.raises(ValueError, match="a.tar' changed while it was read: corrupt_shard"):
+        next(reader)
+
+
+def test_a_shard_put_in_the_place_of_another_is_read_anew(tmp_path: Path, make: SimpleNamespace) -> None:
+    shard = make.tar(tmp_path / "a.tar", [("a.json", make.json())])
+    assert keys(open_reader(str(shard)), 1) == ["a"]
+    make.tar(tmp_path / "new.tar", [("b.json", make.json()), ("c.json", make.json())])
+    (tmp_path / "new.tar").rename(shard)
+    assert keys(open_reader(str(shard)), 2) == ["b", "c"]
+
+
+def test_few_files_stay_open(tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sail_train.data.shard_file.MAX_OPEN", 3)
+    paths = [make.tar(tmp_path / f"{number}.tar", [("a.json", make.json())]) for number in range(9)]
+    files = [ShardFile(str(path), source="s") for path in paths]
+    for _ in range(2):
+        assert [file.sample(file.index(), 0).shard for file in files] == [str(path) for path in paths]
+    held = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
+    assert sum(name.startswith(str(tmp_path)) for name in held) <= 3
 
 
 # failing disks
