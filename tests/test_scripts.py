@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(path for path in [*ROOT.glob("scripts/**/*"), ROOT / ".ci" / "run"] if path.is_file())
+FILES = [path for path in [*ROOT.glob("scripts/**/*"), ROOT / ".ci" / "run"] if path.is_file()]
+SCRIPTS = sorted(path for path in FILES if path.suffix not in (".py", ".pyc"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))

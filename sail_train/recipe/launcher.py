@@ -59,6 +59,8 @@ def launch(job: Job, recipe: str, call: Call, conduct: Conduct) -> int:
         return train.refuse(error)
     if not wanted:
         return train.check_gate(job)
+    # what an earlier process said of its end must not be taken for what these will say
+    (job.run_dir / "outcome.json").unlink(missing_ok=True)
     through_srun = launcher.kind == "srun"
     command = srun_command(launcher) if through_srun else torchrun_command(launcher)
     returned = _wait(command + call.arguments(recipe, job), children=not through_srun)

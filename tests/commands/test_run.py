@@ -45,7 +45,9 @@ def own(trained: Path, tmp_path: Path) -> Path:
 
 
 def start(own: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sail_train.cli", "run", "recipe=colours", "--config-dir", str(own)]
+    # code that is edited while this runs is not what is tested
+    options = ["--ignore-code", "--config-dir", str(own)]
+    command = [sys.executable, "-m", "sail_train.cli", "run", "recipe=colours", *options]
     # a tracker's or a coordinator's variables of another test must not reach torchrun
     foreign = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}

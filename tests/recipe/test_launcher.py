@@ -176,6 +176,14 @@ def test_ranks_that_end_without_a_word_have_failed(configs: Configs, ranks: Path
     thread.join()
 
 
+def test_an_earlier_end_is_not_taken_for_this_one(configs: Configs, ranks: Path) -> None:
+    one = several(configs)
+    (one.run_dir / "outcome.json").write_text('{"status": "stopped"}')
+    thread = interrupt_when(ranks)
+    assert launch(one, "two", Call(tokens=()), Conduct()) == launcher.EXIT_FAILED
+    thread.join()
+
+
 def test_the_third_ctrl_c_ends_ranks_that_do_not_listen(
     configs: Configs, ranks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
