@@ -6,7 +6,7 @@ Alignment, pre-training and every kind of fine-tuning are this loop with other s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ class SupervisedWork:
         self._engine = engine
         self._loss, self._count = LOSSES[config.train.loss]
         self._validation = validation
+        self._sources = [name for name, source in config.data.sources.items() if source.weight > 0]
         self._positions: Mapping[str, Any] = stream.positions
 
     def next_step(self) -> WorkStep:
@@ -62,7 +63,7 @@ class SupervisedWork:
             batches=step.batches,
             loss=self._loss,
             denominator=denominator,
-            sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches)},
+            sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches, self._sources)},
             quarantined=step.quarantined,
         )
 
@@ -93,13 +94,14 @@ def sample_of_target(batch: Batch) -> Tensor:
     return torch.bucketize(positions, batch.cu_seqlens[1:].to(positions.dtype), right=True)
 
 
-def consumed(batches: tuple[Batch, ...]) -> dict[str, float]:
-    """Samples and tokens of each source: the mixture as it came."""
-    sums: dict[str, float] = {}
+def consumed(batches: Sequence[Batch], sources: Sequence[str]) -> dict[str, float]:
+    """Samples and tokens of each source: the mixture as it came, a source that did not come as 0."""
+    # all from the first step on: the engine reports what it has heard of, which a resumed run would hear of later
+    sums = {f"{kind}/{source}": 0.0 for source in sources for kind in ("samples", "tokens")}
     for batch in batches:
         for source, length in zip(batch.sources, batch.cu_seqlens.diff().tolist(), strict=True):
-            sums[f"samples/{source}"] = sums.get(f"samples/{source}", 0.0) + 1.0
-            sums[f"tokens/{source}"] = sums.get(f"tokens/{source}", 0.0) + length
+            sums[f"samples/{source}"] += 1.0
+            sums[f"tokens/{source}"] += length
     return sums
 
 

@@ -131,11 +131,14 @@ def test_a_run_records_the_mixture_as_it_came(data: Path, tmp_path: Path) -> Non
     assert start(data, *SUPERVISED, *MIXED, "train.max_steps=6", f"run_dir={tmp_path / 'run'}") == 0
     steps = steps_of(config, 6)
     for line, step in zip(lines(tmp_path / "run"), steps, strict=True):
-        expected = consumed(step.batches)
+        expected = consumed(step.batches, list(config.data.sources))
         assert {name: value for name, value in line.items() if name in expected} == expected
         assert line["fill"] == pytest.approx(step.fill)
         assert sum(value for name, value in expected.items() if name.startswith("tokens/")) == line["tokens"]
         assert sum(value for name, value in expected.items() if name.startswith("samples/")) == line["samples"]
+    counted = Counter(source for step in steps for batch in step.batches for source in batch.sources)
+    assert counted == {name: sum(losses(tmp_path / "run", f"samples/{name}")) for name in config.data.sources}
+    assert [len(losses(tmp_path / "run", f"samples/{name}")) for name in config.data.sources] == [6, 6, 6]
 
 
 def test_frozen_parts_keep_every_bit_and_a_missing_part_is_fresh(data: Path, trained: Path, tmp_path: Path) -> None:
