@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from sail_train.config import to_mapping
+import yaml
+
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.loop import Work, train
 from sail_train.engine.rundir import RunDir
@@ -40,7 +42,7 @@ def train_stage(
         config=config.train,
         log_config=config.log,
         shape=setup.model_shape(config, vlm),
-        settings=to_mapping(config),
+        settings=_written_config(run_dir),
     )
     outcome = Outcome(status=trained.status, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds)
     if trained.status == "finished":
@@ -50,3 +52,9 @@ def train_stage(
         outcome = replace(outcome, metrics_before=metrics_before(run_dir), metrics_after=after, model_dir=folder)
     engine.close()
     return outcome
+
+
+def _written_config(run_dir: RunDir) -> dict[str, Any]:
+    """config.yaml as it was written: trackers get what a reader of the run directory gets, secrets masked."""
+    path = run_dir.path / "config.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
