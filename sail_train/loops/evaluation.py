@@ -65,10 +65,10 @@ def load(folder: str | Path) -> tuple[SailVLForConditionalGeneration, SailVLProc
     """Model and processor of a model folder or of a finished run, on this rank's device."""
     from sail_train.model.build import load_model
     from sail_train.model.folder import resolve
-    from sail_train.processor.processor import SailVLProcessor
+    from sail_train.processor.processor import load_processor
 
     model: Any = load_model(folder)
-    return model.to(dist.device()), SailVLProcessor.from_pretrained(resolve(folder))
+    return model.to(dist.device()), load_processor(resolve(folder))
 
 
 def evaluate_run(

@@ -7,6 +7,7 @@ There is no transformers image processor inside: the combined ones need torchvis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,12 +227,18 @@ def build_processor(config: ProcessorConfig) -> SailVLProcessor:
     )
 
 
+_SAVED = ("patch_size", "merge_size", "min_pixels", "max_pixels", "system")
+"""What processor_config.json says beside the tokenizer."""
+
+
 def load_processor(directory: str | Path) -> SailVLProcessor:
     """The processor saved in a model folder; ValueError if there is none."""
     if not (Path(directory) / "processor_config.json").is_file():
         raise ValueError(f"{directory} holds no processor (processor_config.json)")
     try:
-        return SailVLProcessor.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        values = json.loads((Path(directory) / "processor_config.json").read_text())
+        fields = {name: values[name] for name in _SAVED if name in values}
+        return build_processor(ProcessorConfig(tokenizer=str(directory), **fields))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory} holds no processor that loads: {error}") from error
 
