@@ -8,11 +8,13 @@ the same files come out whatever the number of ranks. The model is left as it is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -116,13 +118,14 @@ def _ask_all(config: RunConfig, rewards: Rewards, run_dir: RunDir) -> Harvest:
         prompts=(conversation for conversation, _ in prompts),
         seed=config.seed,
     )
-    harvest, seen = Harvest(), set[str]()
+    harvest, seen = Harvest(), defaultdict[int, set[str]](set)
     for number in range(-(-config.sample.prompts // asked.prompts_per_step)):
         groups = _groups(roller.roll(number).rollouts)
         for group in groups:
             harvest.count(group)
-            kept = harvest.kept.setdefault(group[0].ask.order % config.data.num_streams, [])
-            for rollout, rate in _choose(group, config.sample, seen):
+            stream = group[0].ask.order % config.data.num_streams
+            kept = harvest.kept.setdefault(stream, [])
+            for rollout, rate in _choose(group, config.sample, seen[stream]):
                 kept.append(_conversation(rollout, rate, place=len(kept)))
         _write_records(run_dir, groups, prompts.take_quarantined())
         log.info("%s: round %d, %d prompts on this rank", run_dir.path.name, number + 1, harvest.prompts)
@@ -130,11 +133,12 @@ def _ask_all(config: RunConfig, rewards: Rewards, run_dir: RunDir) -> Harvest:
 
 
 def _asked(config: RunConfig) -> RLConfig:
-    """How the roller asks: whole turns of the logical streams, so that rounds do not depend on the ranks."""
+    """How the roller asks: equal rounds of whole turns of the logical streams, whatever the number of ranks."""
     streams, sample = config.data.num_streams, config.sample
-    turns = max(1, min(ROUND, sample.prompts) // streams)
+    turns = -(-sample.prompts // streams)
+    rounds = -(-turns // max(1, ROUND // streams))
     return RLConfig(
-        prompts_per_step=turns * streams,
+        prompts_per_step=-(-turns // rounds) * streams,
         group_size=sample.n,
         temperature=sample.temperature,
         max_new_tokens=sample.max_new_tokens,
@@ -156,20 +160,32 @@ def _pass_rate(group: Group) -> float:
 
 
 def _choose(group: Group, sample: SampleConfig, seen: set[str]) -> Iterator[tuple[Rollout, float]]:
-    """Right and well-formed answers of a prompt whose pass rate is within bounds; none twice for one prompt."""
+    """Right and well-formed answers of a prompt whose pass rate is within bounds; none twice for one prompt.
+
+    `seen` is the prompt's logical stream's: it meets the prompt again in its next epoch, and no other stream does.
+    """
     rate = _pass_rate(group)
     if not (sample.min_pass_rate < rate <= sample.max_pass_rate):
         return
     good = [r for r in group if r.reward.correct and r.reward.parts["format"].value >= 1]
     taken = 0
     for rollout in sorted(good, key=lambda r: (r.num_tokens, r.response)):
-        identity = json.dumps([rollout.ask.conversation.key, rollout.response])
+        identity = _identity(rollout)
         if taken == sample.keep_per_prompt:
             return
         if identity not in seen:
             seen.add(identity)
             taken += 1
             yield rollout, rate
+
+
+def _identity(rollout: Rollout) -> str:
+    """Of what was asked and answered; a key may stand for another prompt in the next shard."""
+    asked = rollout.ask.conversation
+    digest = hashlib.sha256(json.dumps([message.text for message in asked.prompt] + [rollout.response]).encode())
+    for image in asked.images:
+        digest.update(hashlib.sha256(image).digest())
+    return digest.hexdigest()
 
 
 def _record(group: Group) -> dict[str, Any]:

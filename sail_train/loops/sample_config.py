@@ -12,8 +12,8 @@ class SampleConfig:
     """The `sample` section of a run: rejection sampling, and pass rates as a measure of difficulty."""
 
     prompts: int = 1024
-    """Prompts drawn from `data.sources`, in the stream's order, rounded up to whole turns of the streams; each is
-    asked `n` times."""
+    """Prompts drawn from `data.sources`, in the stream's order, rounded up to equal rounds of whole turns of the
+    streams; each is asked `n` times."""
     n: int = 4
     """Answers per prompt, at least 2; the pass rate is the right ones among them."""
     temperature: float = 1.0
