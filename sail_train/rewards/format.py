@@ -88,6 +88,8 @@ def _format_problem(text: str, finish_reason: str, wants_thought: bool | None) -
     if wants_thought is not None and bool(thought.strip()) != wants_thought:
         return "the thought is empty" if wants_thought else "a thought where none was asked for"
     found = boxes(answer)
+    if wants_thought is False and not found:  # a direct answer may go without a box
+        return "" if answer.strip() else "no answer after </think>"
     if len(found) != 1:
         return f"{len(found)} boxes after </think> instead of one"
     if found[0] is None or not found[0].strip():

@@ -64,6 +64,11 @@ def test_the_empty_thought_is_right_where_none_is_asked_for(mode):
     assert format_ok("<think>\n\n</think>\n\n\\boxed{3}", "stop", mode).value == 1.0
 
 
+@pytest.mark.parametrize("mode", ["direct", "off"])
+def test_a_direct_answer_may_go_without_a_box(mode):
+    assert format_ok("<think>\n\n</think>\n\n3", "stop", mode).value == 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "finish_reason", "mode", "why"),
     [
@@ -76,6 +81,8 @@ def test_the_empty_thought_is_right_where_none_is_asked_for(mode):
         ("Well. <think>a</think>\\boxed{3}", "stop", "auto", "before <think>"),
         ("</think><think>\\boxed{3}", "stop", "auto", "before <think>"),
         (" \n<think>a</think>", "stop", "auto", "0 boxes"),
+        ("<think>\n\n</think>\n\n", "stop", "off", "no answer"),
+        ("<think>\n\n</think>\n\n3", "stop", "auto", "0 boxes"),
         ("<think>\\boxed{3}</think>3", "stop", "auto", "0 boxes"),
         ("<think>a</think>\\boxed{3}\\boxed{3}", "stop", "auto", "2 boxes"),
         ("<think>a</think>\\boxed{}", "stop", "auto", "empty or not closed"),
