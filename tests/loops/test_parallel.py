@@ -126,8 +126,8 @@ def test_updates_on_two_ranks_are_those_of_one(
     run, single = launch[0] / f"policy-{stage}", alone / "policy"
     assert len(lines(run)) == 2
     for name in ("loss", "grad_norm", "update/entropy", "rollout/reward", "trained_tokens"):
-        # a loss is a mean of advantages that nearly cancel, so its error is that of its terms, which are of order 1
-        assert losses(run, name) == pytest.approx(losses(single, name), rel=TOLERANCE, abs=1e-6), name
+        # sums over advantages of both signs, which nearly cancel: the error is that of the terms, which are of order 1
+        assert losses(run, name) == pytest.approx(losses(single, name), rel=1e-5, abs=1e-6), name
 
 
 def test_sampled_shards_do_not_depend_on_the_ranks(launch: tuple[Path, list[dict[str, object]]], alone: Path) -> None:

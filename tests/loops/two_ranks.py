@@ -39,7 +39,7 @@ def stages(parent: str) -> dict[str, tuple[str, ...]]:
     named |= {f"policy-{stage}": (*POLICY, f"parent={parent}", f"engine.zero_stage={stage}") for stage in (0, 3)}
     return named | {
         "adapter-3": (*ADAPTER, *SPLIT, f"parent={parent}", "engine.zero_stage=3"),
-        "sampled": (*SAMPLE, f"parent={parent}"),
+        "sampled": (*SAMPLE, "sample.prompts=150", "sample.keep_per_prompt=2", f"parent={parent}"),
         "three-streams": (*MIXTURE, "data.num_streams=3"),
         "odd-prompts": (*POLICY, f"parent={parent}", "rl.prompts_per_step=3"),
     }
