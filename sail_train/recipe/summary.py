@@ -56,7 +56,13 @@ def headline(job: Job, metrics: dict[str, float]) -> str | None:
 def table(jobs: Sequence[Job], entries: Sequence[dict[str, Any]]) -> Table:
     """The table that a run ends with."""
     # narrow enough for 80 columns: what is cut off a number is worse than no frame around it
-    shown = Table(title=f"recipe {jobs[0].recipe}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=f"recipe {jobs[0].recipe}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in ("stage", "status", "metric"):
         shown.add_column(column, no_wrap=True)
     for column in ("steps", "tokens", "seconds", "before", "after"):
