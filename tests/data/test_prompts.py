@@ -104,7 +104,8 @@ def test_prompts_stop_over_budget_and_refuse_ranks_that_do_not_fit(
 
 
 def test_ranks_of_prompts_need_not_fit_the_rows_of_a_batch(mixture: DataConfig, processor: SailVLProcessor) -> None:
-    next(PromptStream(dataclasses.replace(mixture, batch_rows=1), processor, seed=0, world=2))
+    conversation, _ = next(PromptStream(dataclasses.replace(mixture, batch_rows=1), processor, seed=0, world=2))
+    assert conversation.prompt
 
 
 # held out

@@ -47,6 +47,7 @@ def test_a_share_that_is_kept_does_not_stop() -> None:
         spoil(ledger, 1)
         for _ in range(10):
             ledger.good("s")
+    assert len(ledger.take()) == 200
 
 
 def test_zero_allows_none() -> None:
