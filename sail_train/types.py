@@ -1,7 +1,7 @@
 """The values that cross a boundary between two parts of the framework, one frozen dataclass each.
 
 In the order a sample flows: `RawSample` (bytes out of a shard) -> `Conversation` (what it says) ->
-`Encoded` (token ids and the images still undecoded) -> `Row` (a packed sequence of them) ->
+`Encoded` (token ids and the images and videos still undecoded) -> `Row` (a packed sequence of them) ->
 `Batch` (tensors for one micro step) -> `Step` (all micro steps of one update); for generation
 `Prompt` -> `Completion` -> `Score`.
 Nothing here imports torch or another module of the package, so that `--help` stays fast.
@@ -9,7 +9,6 @@ Nothing here imports torch or another module of the package, so that `--help` st
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +49,10 @@ class RawSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One piece of a message: a text, or the next image of the sample."""
+    """One piece of a message: a text, or the next image or video of the sample."""
 
     type: str
-    """"text" or "image"."""
+    """"text", "image" or "video"."""
     text: str = ""
 
 
@@ -77,6 +76,12 @@ class Conversation:
     messages: tuple[Message, ...]
     images: tuple[bytes, ...] = ()
     """Compressed image files, in the order of the image parts of the messages."""
+    videos: tuple[bytes, ...] = ()
+    """Compressed video files, in the order of the video parts of the messages."""
+    max_tiles: int | None = None
+    """Most tiles of one image; None: the model's limit. Set by the sample's source."""
+    fps: float | None = None
+    """Frames a second that are looked at of a video; None: the model's. Set by the sample's source."""
     answer: str | None = None
     """Ground truth that the verifier compares with."""
     verifier: str | None = None
@@ -95,58 +100,24 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSpec:
-    """How an image of given size becomes patches and tokens: the one place where processor and model meet.
+class Visual:
+    """An image or a video of a sample, measured but undecoded."""
 
-    An image is resized to whole multiples of `patch_size * merge_size` with its aspect ratio kept as
-    nearly as that allows, within the pixel limits; `merge_size` squared patches make one token.
-    """
-
-    patch_size: int = 14
-    merge_size: int = 2
-    min_pixels: int = 28 * 28
-    max_pixels: int = 1792 * 1792
-
-    def __post_init__(self) -> None:
-        if self.max_pixels < self.unit**2:
-            raise ValueError(f"max_pixels={self.max_pixels} is less than one token ({self.unit}x{self.unit} pixels)")
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}")
+    kind: str
+    """"image" or "video"."""
+    data: bytes
+    """The compressed file."""
+    grids: tuple[tuple[int, int], ...]
+    """(patch rows, patch columns) of each picture that the vision encoder gets of it: one for an image at its own
+    resolution, one per tile (the thumbnail last) for a tiled one, one per frame of a video."""
+    seconds: tuple[float, ...] = ()
+    """When each frame of a video is shown; empty for an image."""
+    max_tiles: int | None = None
+    """The limit on tiles under which `grids` were measured; None: the model's."""
 
     @property
-    def unit(self) -> int:
-        """Side in pixels of the square that becomes one token."""
-        return self.patch_size * self.merge_size
-
-    @property
-    def patch_dim(self) -> int:
-        return 3 * self.patch_size**2
-
-    def resize(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in pixels to which an image is resized before it is cut into patches."""
-        scale = 1.0
-        if height * width > self.max_pixels:
-            scale = math.sqrt(self.max_pixels / (height * width))
-        elif height * width < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / (height * width))
-        rows = max(1, round(height * scale / self.unit))
-        cols = max(1, round(width * scale / self.unit))
-        while rows * cols * self.unit**2 > self.max_pixels:
-            if rows >= cols:
-                rows -= 1
-            else:
-                cols -= 1
-        return rows * self.unit, cols * self.unit
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """(patch rows, patch columns) of an image of (height, width) pixels."""
-        height, width = self.resize(height, width)
-        return height // self.patch_size, width // self.patch_size
-
-    def num_tokens(self, height: int, width: int) -> int:
-        """Placeholders that the processor inserts and features that the model must produce."""
-        rows, cols = self.grid(height, width)
-        return rows * cols // self.merge_size**2
+    def num_patches(self) -> int:
+        return sum(rows * cols for rows, cols in self.grids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +130,13 @@ class Encoded:
     """(T,) int32, image placeholders expanded."""
     labels: np.ndarray
     """(T,) int32: labels[t] is the token to predict *after* position t, or IGNORE_INDEX."""
-    grids: tuple[tuple[int, int], ...] = ()
-    """(patch rows, patch columns) of each image."""
-    images: tuple[bytes, ...] = ()
+    visuals: tuple[Visual, ...] = ()
+    """Its images and videos, in the order in which they are shown."""
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """(patch rows, patch columns) of all pictures, in order."""
+        return tuple(grid for visual in self.visuals for grid in visual.grids)
 
     @property
     def num_tokens(self) -> int:

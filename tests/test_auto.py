@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sail_train.model.build import build_model, save_model
-from sail_train.model.config import ImageLimits, LanguageConfig, ModelConfig, VisionConfig
+from sail_train.model.config import ImageConfig, LanguageConfig, ModelConfig, VisionConfig
 from sail_train.processor.config import ProcessorConfig
 from sail_train.processor.processor import build_processor
 from sail_train.processor.tokenizer import train_tokenizer
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             head_dim=8, initializer_range=0.3,
         ),
-        image=ImageLimits(min_pixels=100, max_pixels=4096),
+        image=ImageConfig(min_pixels=100, max_pixels=4096),
     )  # fmt: skip
     processor = build_processor(
         ProcessorConfig(tokenizer=str(tokenizer), patch_size=5, min_pixels=100, max_pixels=4096, system="Be brief.")

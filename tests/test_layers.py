@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = (
     ("config", "types", "dist", "cost"),
+    ("visual",),
     ("processor", "model", "generate", "rewards", "engine"),
     ("data", "rl", "eval", "export", "auto"),
     ("loops",),

@@ -79,6 +79,8 @@ def hf_config(config: ModelConfig, *, token_ids: Mapping[str, int], vocab_size: 
         vision_config={k: v for k, v in asdict(config.vision).items() if k != "path"},
         text_config=_qwen3(config.language, token_ids=token_ids, vocab_size=vocab_size),
         merge_size=config.adapter.merge_size,
+        reduction=config.adapter.reduction,
+        attention=config.attention,
         adapter_hidden_size=config.adapter.hidden_size,
         image_token_id=token_ids["image"],
     )
@@ -208,7 +210,7 @@ def _grow(tensor: Tensor, rows: int, generator: torch.Generator) -> Tensor:
 
 
 def _qwen3(config: LanguageConfig, *, token_ids: Mapping[str, int], vocab_size: int) -> Qwen3Config:
-    values = {k: v for k, v in asdict(config).items() if k not in ("path", "tokenizer", "rope_theta")}
+    values = {k: v for k, v in asdict(config).items() if k not in ("path", "tokenizer", "rope_theta", "model_type", "vocab_size", "rope_scaling", "model", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "router_aux_loss_coef")}
     return Qwen3Config(
         **values,
         vocab_size=vocab_size,

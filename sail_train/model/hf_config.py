@@ -24,16 +24,25 @@ class SailVLVisionConfig(PretrainedConfig):
     model_type = "sail_vl_vision"
     base_config_key = "vision_config"
 
+    type: str = "native"
     hidden_size: int = 1536
     intermediate_size: int = 4096
     num_hidden_layers: int = 24
     num_attention_heads: int = 12
     patch_size: int = 14
-    rms_norm_eps: float = 1e-5
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    gated_mlp: bool = True
+    hidden_act: str = "silu"
+    bias: bool = False
+    final_norm: bool = True
+    select_layer: int = -1
     rope_theta: float = 10_000.0
+    position_grid: int = 32
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     initializer_range: float = 0.02
+    model: Any = None
 
     @property
     def head_dim(self) -> int:
@@ -49,9 +58,12 @@ class SailVLConfig(PretrainedConfig):
     vision_config: Any = None
     text_config: Any = None
     merge_size: int = 2
+    reduction: str = "pixel_shuffle"
     adapter_hidden_size: int | None = None
     """None: the language model's hidden size."""
     image_token_id: int = 151671
+    attention: str = "auto"
+    """Kernel of packed attention."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_code(kwargs)

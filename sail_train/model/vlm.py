@@ -17,7 +17,7 @@ from sail_train.model.adapter import Adapter
 from sail_train.model.attention import PACKED_ATTENTION, register
 from sail_train.model.head import OutputHead
 from sail_train.model.hf_config import SailVLConfig
-from sail_train.model.vision import Grids, VisionEncoder, VisionLayer
+from sail_train.model.vision import Grids, build_encoder
 
 register()
 
@@ -28,7 +28,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = [VisionLayer.__name__, "Qwen3DecoderLayer"]
+    _no_split_modules = ["NativeLayer", "Aimv2Layer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -37,7 +37,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         text._attn_implementation = PACKED_ATTENTION
-        self.vision = VisionEncoder(vision, config.merge_size)
+        self.vision = build_encoder(vision, config.merge_size)
         self.adapter = Adapter(
             vision.hidden_size,
             config.merge_size,

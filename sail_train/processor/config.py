@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sail_train.types import ImageSpec
+from sail_train.visual import ImageSpec
 
 
 @dataclass(kw_only=True)

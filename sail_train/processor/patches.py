@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from sail_train.types import ImageSpec
+from sail_train.visual import ImageSpec
 
 
 def patchify(image: Image.Image, spec: ImageSpec) -> tuple[np.ndarray, tuple[int, int]]:

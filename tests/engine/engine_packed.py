@@ -8,7 +8,7 @@ import torch
 from sail_train.engine.config import EngineConfig, OptimConfig, ScheduleConfig
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.model.build import build_model
-from sail_train.model.config import AdapterConfig, ImageLimits, LanguageConfig, ModelConfig, VisionConfig
+from sail_train.model.config import AdapterConfig, ImageConfig, LanguageConfig, ModelConfig, VisionConfig
 from sail_train.model.names import PARTS, part_of
 from sail_train.model.packed import PackedLM
 from sail_train.types import Batch, Prompt
@@ -30,7 +30,7 @@ def make_packed_engine(zero_stage: int, precision: str, *, activation_checkpoint
             num_key_value_heads=2,
             head_dim=8,
         ),
-        image=ImageLimits(min_pixels=64, max_pixels=4096),
+        image=ImageConfig(min_pixels=64, max_pixels=4096),
     )
     tokens = {"image": IMAGE, "eos": EOS, "pad": PAD}
     module = PackedLM(build_model(config, parents={}, seed=0, token_ids=tokens, vocab_size=64)).train()

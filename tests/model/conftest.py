@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sail_train.model.build import build_model
-from sail_train.model.config import AdapterConfig, ImageLimits, LanguageConfig, ModelConfig, VisionConfig
+from sail_train.model.config import AdapterConfig, ImageConfig, LanguageConfig, ModelConfig, VisionConfig
 from sail_train.model.vlm import SailVLForConditionalGeneration
 
 TOKENS = {"image": 61, "eos": 62, "pad": 63}
@@ -27,7 +27,7 @@ def tiny_config(**language: Any) -> ModelConfig:
         language=LanguageConfig(
             **{**shapes, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.2, **language}
         ),
-        image=ImageLimits(min_pixels=64, max_pixels=4096),
+        image=ImageConfig(min_pixels=64, max_pixels=4096),
     )  # fmt: skip
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sail_train.model.adapter import Adapter
-from sail_train.model.vision import patch_positions, rotate
+from sail_train.model.vision.native import patch_positions, rotate
 from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.processor.patches import patchify
-from sail_train.types import ImageSpec
+from sail_train.visual import ImageSpec
 
 
 def random_patches(count: int, seed: int = 0) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_place_matters_in_both_directions(model: SailVLForConditionalGeneration)
 
 def test_rotation_keeps_products_of_equal_offsets(model: SailVLForConditionalGeneration) -> None:
     """The product of a turned query and key depends on their distance in rows and columns alone."""
-    from sail_train.model.vision import _rope_table
+    from sail_train.model.vision.native import _rope_table
 
     tables = _rope_table(4, 4, 1, 8, 100.0, torch.device("cpu"))[:, :, None]  # (2, 16, 1, 8), raster order
     query, key = torch.randn(1, 1, 8).expand(16, 1, 8), torch.randn(1, 1, 8).expand(16, 1, 8)

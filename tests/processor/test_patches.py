@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sail_train.processor.patches import patchify
-from sail_train.types import ImageSpec
+from sail_train.visual import ImageSpec
 
 SPEC = ImageSpec(patch_size=4, merge_size=2, min_pixels=64, max_pixels=4096)
 

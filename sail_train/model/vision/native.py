@@ -3,7 +3,7 @@
 Images of any number and size: bytes are normalised, embedded linearly, turned by a two-dimensional rotary
 embedding (half of each head's pairs by row, half by column; no learned positions, so no largest size), and attend
 within their image. Pre-norm blocks with RMSNorm and SwiGLU. Patches come and features go in merge-block order
-(`types.ImageSpec`).
+(`visual.ImageSpec`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sail_train.model.attention import Packing, attend
 from sail_train.model.hf_config import SailVLVisionConfig
-
-Grids = tuple[tuple[int, int], ...]
-"""(patch rows, patch columns) of each image."""
+from sail_train.model.vision import Grids
 
 
-class VisionEncoder(nn.Module):
+
+class NativeEncoder(nn.Module):
     def __init__(self, config: SailVLVisionConfig, merge_size: int) -> None:
         super().__init__()
         self.config, self.merge_size = config, merge_size
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.hidden_size)
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = nn.ModuleList(NativeLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(self, patches: Tensor, grids: Grids) -> Tensor:
         """(P, hidden_size) features of (P, patch_dim) uint8 patches."""
@@ -55,15 +54,15 @@ class VisionEncoder(nn.Module):
         return torch.addcmul(shift, patches.float(), scale)
 
 
-class VisionLayer(GradientCheckpointingLayer):
+class NativeLayer(GradientCheckpointingLayer):
     def __init__(self, config: SailVLVisionConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.num_attention_heads, config.head_dim
         size, inner = config.hidden_size, config.intermediate_size
-        self.norm_attention = nn.RMSNorm(size, eps=config.rms_norm_eps)
+        self.norm_attention = nn.RMSNorm(size, eps=config.norm_eps)
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.out = nn.Linear(size, size, bias=False)
-        self.norm_mlp = nn.RMSNorm(size, eps=config.rms_norm_eps)
+        self.norm_mlp = nn.RMSNorm(size, eps=config.norm_eps)
         self.gate_up = nn.Linear(size, 2 * inner, bias=False)
         self.down = nn.Linear(inner, size, bias=False)
 
