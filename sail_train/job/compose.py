@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,15 +102,20 @@ class Configs:
         assert path is not None
         return copy.deepcopy(_content(path, path.stat().st_mtime_ns))
 
-    def compose(self, *, stage: str, groups: Mapping[str, str], layers: Sequence[Layer]) -> Composed:
-        """The config of a stage with the chosen groups and the layers on top, later ones winning."""
+    def compose(
+        self, *, stage: str, groups: Mapping[str, str], layers: Sequence[Layer], only: Collection[str] = ()
+    ) -> Composed:
+        """The config of a stage with the chosen groups and the layers on top, later ones winning.
+
+        `only` leaves out the files of all groups but these: a model by itself.
+        """
         choices = {"stage": stage, **groups}
         tokens = [f"{group}={self.check(group, name)}" for group, name in choices.items()]
         tree: Any = OmegaConf.create({})
         origins: dict[str, str] = {}
         for name, package in self._files(tokens):
             path = self._find(name)
-            if path is None:  # one of hydra's own
+            if path is None or (only and name.partition("/")[0] not in only):  # None: one of hydra's own
                 continue
             content = _packaged(_content(path, path.stat().st_mtime_ns), package)
             origins |= {key: _shown(path) for key, _ in flatten(content)}
