@@ -23,7 +23,7 @@ def compose_model(configs: Configs, request: Request) -> ModelConfig:
     others += [name for name in ("recipe", "stage", "parent") if getattr(request, name)]
     others += [item.key for item in request.assignments if item.key.split(".")[0] not in ("model", "data_dir")]
     if others:
-        raise ValueError(f"{others[0]}=...: a model by itself takes model=NAME, model.KEY=VALUE and data_dir=PATH alone")
+        raise ValueError(f"{others[0]}=...: a model by itself takes model=NAME, model.KEY=VALUE and data_dir=PATH")
     composed = configs.compose(
         stage=configs.names("stage")[0],
         groups={"model": request.groups["model"]},

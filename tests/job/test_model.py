@@ -51,7 +51,8 @@ def test_what_is_wrong_is_named(tokens: list[str], message: str) -> None:
 
 
 def test_tokens_of_an_image_are_those_of_the_reports() -> None:
-    tiled, anyres, seed = (compose(f"model={n}").image_spec for n in ("sail_vl2_2b", "sail_vl2_2b_anyres", "seed1_5_vl"))
+    names = ("sail_vl2_2b", "sail_vl2_2b_anyres", "seed1_5_vl")
+    tiled, anyres, seed = (compose(f"model={name}").image_spec for name in names)
     assert tiled.num_tokens(448, 448) == 256
     assert anyres.num_tokens(1792, 1792) == 4096
     assert anyres.grids(1792, 1792) == ((128, 128),)
