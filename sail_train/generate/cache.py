@@ -42,6 +42,15 @@ class SlotLayer(CacheLayerMixin):
         window = slice(slots.left, slots.column + 1)
         return self.keys[: slots.active, :, window], self.values[: slots.active, :, window]
 
+    def lay(self, *, column: int, columns: int) -> None:
+        """Move what the live rows hold into `columns` new columns, so that it ends before `column`."""
+        slots, shift = self.slots, column - self.slots.column
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            new = old.new_zeros(slots.rows, old.shape[1], columns, old.shape[-1])
+            new[: slots.active, :, slots.left + shift : column] = old[: slots.active, :, slots.left : slots.column]
+            setattr(self, name, new)
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
@@ -114,6 +123,15 @@ class SlotCache(Cache):
                     states[: self.active, :, :span] = states[: self.active, :, self.left :].clone()
             self.start -= self.left
             self.left, self.column = 0, span
+
+    def lay(self, *, column: int, columns: int) -> None:
+        """Go on at `column` of `columns`: room for a row that is longer than those that live, or will be."""
+        assert self.column - self.left <= column < columns, "what lives must fit before the column"
+        for layer in self.slot_layers:
+            layer.lay(column=column, columns=columns)
+        shift = column - self.column
+        self.start += shift
+        self.left, self.column, self.columns = self.left + shift, column, columns
 
     def positions(self) -> Tensor:
         """(active, 1) position of the token about to be written in each live row."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from sail_train.generate.cache import SlotCache
-from sail_train.generate.sampling import log_distribution, pick, truncate, uniforms
+from sail_train.generate.sampling import draw, uniforms
 from sail_train.types import Completion, Prompt, Sampling
 
 PREFILL_TOKENS = 16384
@@ -193,17 +193,11 @@ class Decoding:
 
     def _draw(self, rows: Live, logits: Tensor) -> None:
         """Draw one token for each row and record it; `rows` is changed in place."""
-        full = log_distribution(logits, self.sampling.temperature)  # (rows, V)
-        allowed = full.index_fill(-1, self.banned, -torch.inf)
-        if self.sampling.temperature == 0:
-            token, recorded = allowed.argmax(dim=-1), full
-        else:
-            recorded = full
-            if self.sampling.top_k > 0 or self.sampling.top_p < 1:
-                allowed = recorded = truncate(allowed, top_k=self.sampling.top_k, top_p=self.sampling.top_p)
-            token = pick(allowed, self.output.uniform[rows.request, rows.produced])
+        greedy = self.sampling.temperature == 0
+        uniform = None if greedy else self.output.uniform[rows.request, rows.produced]
+        token, logprob = draw(logits, self.sampling, banned=self.banned, uniform=uniform)
         self.output.tokens[rows.request, rows.produced] = token
-        self.output.logprobs[rows.request, rows.produced] = recorded.gather(-1, token[:, None])[:, 0]
+        self.output.logprobs[rows.request, rows.produced] = logprob
         rows.token = token
         rows.produced = rows.produced + 1
 

@@ -1,8 +1,8 @@
 """From logits to tokens: one uniform number per token, drawn before anything runs.
 
 `uniforms` (per request, keyed) -> `log_distribution` (temperature, fp32) -> `truncate` (top-k, top-p) -> `pick`
-(inverse CDF). A request's numbers depend on its seed, uid and index alone, so a completion does not change with the
-batch it is decoded in, its neighbours or its rank, beyond rounding of the logits.
+(inverse CDF); `draw` is the last three in one. A request's numbers depend on its seed, uid and index alone, so a
+completion does not change with the batch it is decoded in, its neighbours or its rank, beyond rounding of the logits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import hashlib
 import numpy as np
 import torch
 from torch import Tensor
+
+from sail_train.types import Sampling
 
 
 def uniforms(seed: int, uid: str, index: int, count: int) -> np.ndarray:
@@ -48,3 +50,20 @@ def pick(logprobs: Tensor, uniform: Tensor) -> Tensor:
     point = uniform.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, point, right=True).squeeze(-1)  # (B,)
     return token.clamp_(max=logprobs.shape[-1] - 1)
+
+
+def draw(logits: Tensor, sampling: Sampling, *, banned: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """((B,) token, (B,) float32 log-prob) of logits (B, V), without the tokens `banned`; greedy without `uniform` (B,).
+
+    The log-probs are those of the whole distribution, unless it was truncated: what a training forward computes.
+    """
+    full = log_distribution(logits, sampling.temperature)  # (B, V)
+    allowed = full.index_fill(-1, banned, -torch.inf)
+    if uniform is None:
+        token, recorded = allowed.argmax(dim=-1), full
+    else:
+        recorded = full
+        if sampling.top_k > 0 or sampling.top_p < 1:
+            allowed = recorded = truncate(allowed, top_k=sampling.top_k, top_p=sampling.top_p)
+        token = pick(allowed, uniform)
+    return token, recorded.gather(-1, token[:, None])[:, 0]
