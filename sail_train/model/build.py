@@ -31,7 +31,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 disable_progress_bar()  # a bar for a few files, in every rank's log
 
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
-_NOT_SHAPES = {"path", "tokenizer", "initializer_range", "max_position_embeddings"}
+_NOT_SHAPES = {
+    "path", "tokenizer", "initializer_range", "max_position_embeddings", "vocab_size", "rope_scaling", "model",
+    "router_aux_loss_coef",
+}  # fmt: skip
 
 
 def build_model(
