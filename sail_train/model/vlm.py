@@ -28,7 +28,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["NativeLayer", "Aimv2Layer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer"]
+    _no_split_modules = ["EncoderLayer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -37,12 +37,13 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         text._attn_implementation = PACKED_ATTENTION
-        self.vision = build_encoder(vision, config.merge_size)
+        self.vision = build_encoder(vision, config.merge_size, attention=config.attention)
         self.adapter = Adapter(
             vision.hidden_size,
             config.merge_size,
             config.adapter_hidden_size or text.hidden_size,
             text.hidden_size,
+            reduction=config.reduction,
         )
         self.language_model = Qwen3ForCausalLM(text)
         self.language_model.lm_head = OutputHead(text.hidden_size, text.vocab_size, never=config.image_token_id)
@@ -76,10 +77,12 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.adapter(self.vision(patches, grids))
 
     def dummy_features(self, device: torch.device) -> Tensor:
-        """Features of one blank token-sized image: what a batch without images passes through, times zero."""
-        merge, side = self.config.merge_size, self.config.vision_config.patch_size
-        patches = torch.zeros(merge**2, 3 * side**2, dtype=torch.uint8, device=device)
-        return self.image_features(patches, ((merge, merge),))
+        """Features of one blank picture, the smallest: what a batch without images passes through, times zero."""
+        rows, cols = self.vision.blank_grid
+        patches = torch.zeros(
+            rows * cols, 3 * self.config.vision_config.patch_size**2, dtype=torch.uint8, device=device
+        )  # fmt: skip
+        return self.image_features(patches, ((rows, cols),))
 
     def forward(
         self,

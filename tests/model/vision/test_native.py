@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sail_train.model.adapter import Adapter
-from sail_train.model.vision.native import patch_positions, rotate
+from sail_train.model.vision.patches import normalise, patch_positions
+from sail_train.model.vision.rotary import rope_table, rotate
 from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.processor.patches import patchify
 from sail_train.visual import ImageSpec
@@ -56,9 +57,7 @@ def test_place_matters_in_both_directions(model: SailVLForConditionalGeneration)
 
 def test_rotation_keeps_products_of_equal_offsets(model: SailVLForConditionalGeneration) -> None:
     """The product of a turned query and key depends on their distance in rows and columns alone."""
-    from sail_train.model.vision.native import _rope_table
-
-    tables = _rope_table(4, 4, 1, 8, 100.0, torch.device("cpu"))[:, :, None]  # (2, 16, 1, 8), raster order
+    tables = rope_table(4, 4, 1, 8, 100.0, torch.device("cpu"))[:, :, None]  # (2, 16, 1, 8), raster order
     query, key = torch.randn(1, 1, 8).expand(16, 1, 8), torch.randn(1, 1, 8).expand(16, 1, 8)
     products = torch.einsum("qhd,khd->qk", rotate(query, tables), rotate(key, tables)).view(4, 4, 4, 4)
     torch.testing.assert_close(products[0, 0, 1, 2], products[2, 1, 3, 3])
@@ -70,7 +69,7 @@ def test_bytes_are_normalised_per_channel(model: SailVLForConditionalGeneration)
     config, patches = model.config.vision_config, random_patches(5)
     pixels = patches.view(5, 3, 16).float() / 255
     mean, std = torch.tensor(config.image_mean)[:, None], torch.tensor(config.image_std)[:, None]
-    torch.testing.assert_close(model.vision._normalise(patches), ((pixels - mean) / std).flatten(1))
+    torch.testing.assert_close(normalise(patches, config), ((pixels - mean) / std).flatten(1))
 
 
 def test_half_precision_stays_near(make_model: Callable[..., SailVLForConditionalGeneration]) -> None:
