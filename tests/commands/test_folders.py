@@ -14,7 +14,7 @@ def test_export_writes_a_folder_once(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert export.run([str(trained), str(out), "--dtype", "bfloat16"]) == 0
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
-    with pytest.raises(ValueError, match="exists; export to a new folder"):
+    with pytest.raises(ValueError, match="exists; give a new folder"):
         export.run([str(trained), str(out)])
 
 

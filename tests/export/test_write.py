@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sail_train.export import export
+from sail_train.export.write import export
 from sail_train.model.build import build_model, load_model, save_model
 from sail_train.model.config import LanguageConfig, ModelConfig, VisionConfig
 from sail_train.processor.config import ProcessorConfig
@@ -120,7 +120,7 @@ def test_what_is_not_fit_to_travel_is_refused_and_leaves_nothing(
 
 def test_an_existing_folder_is_not_overwritten(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match="out exists; export to a new folder"):
+    with pytest.raises(ValueError, match="out exists; give a new folder"):
         export(run, tmp_path / "out")
 
 
