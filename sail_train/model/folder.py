@@ -7,14 +7,14 @@ could make transformers load code is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sail_train.model.hf_config import refuse_code
+from sail_train.model.hf_config import refuse_code, without_auto_map
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -30,24 +30,38 @@ def resolve(path: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder; ValueError if it is unreadable or could make transformers load code."""
+    """config.json of a model folder, without `auto_map`; ValueError if it is unreadable or could make transformers
+    load code."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / 'config.json'} is not readable JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{folder / 'config.json'} holds a {type(values).__name__}, not an object")
+    values = without_auto_map(values)
     refuse_code(values, str(folder / "config.json"))
     return values
 
 
-def tensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(name without `prefix`, tensor) of each tensor whose name begins with `prefix`."""
+def tensor_names(folder: Path) -> list[str]:
+    """Of all tensors of a folder."""
+    names: list[str] = []
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                names.extend(weights.keys())
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+    return names
+
+
+def tensors(folder: Path, prefix: str = "", *, only: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(name without `prefix`, tensor) of each tensor whose name begins with `prefix`, or of those in `only`."""
     for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():
-                    if name.startswith(prefix):
+                    if name.startswith(prefix) and (only is None or name in only):
                         yield name.removeprefix(prefix), weights.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error

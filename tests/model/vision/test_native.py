@@ -10,7 +10,7 @@ from sail_train.model.adapter import Adapter
 from sail_train.model.vision.patches import normalise, patch_positions
 from sail_train.model.vision.rotary import rope_table, rotate
 from sail_train.model.vlm import SailVLForConditionalGeneration
-from sail_train.processor.patches import patchify
+from sail_train.processor.patches import whole
 from sail_train.visual import ImageSpec
 
 
@@ -44,7 +44,8 @@ def test_positions_follow_the_order_in_which_the_processor_cuts() -> None:
     rows = np.repeat(np.arange(6), 4)[:, None].repeat(32, 1)  # each pixel holds its patch row and column
     cols = np.repeat(np.arange(8), 4)[None].repeat(24, 0)
     pixels = np.stack((rows, cols, rows), axis=-1).astype(np.uint8)
-    patches, grid = patchify(Image.fromarray(pixels), spec)
+    grid = (6, 8)
+    patches = whole(Image.fromarray(pixels), grid, spec)
     positions = patch_positions(*grid, spec.merge_size)
     assert np.array_equal(patches[:, [0, 16]], positions.numpy())
 
