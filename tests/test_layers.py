@@ -18,7 +18,7 @@ ROWS = (
     ("data", "rl", "eval", "export", "auto"),
     ("loops",),
     # The row above all in the design's table, in the order in which its parts stand on each other.
-    ("job", "report", "plan"),
+    ("job", "report", "plan", "serve"),
     ("train",),
     ("recipe",),
     ("commands",),

@@ -9,6 +9,7 @@ COMMANDS = {
     "config": ("sail_train.commands.show:run", "print a composed config and where each value comes from"),
     "eval": ("sail_train.commands.evaluate:run", "score a model on held-out shards"),
     "chat": ("sail_train.commands.chat:run", "ask a model about an image"),
+    "serve": ("sail_train.commands.serve:run", "serve a model: an OpenAI-compatible endpoint and a web page"),
     "export": ("sail_train.commands.export:run", "write a model as a standalone Hugging Face folder"),
     "report": ("sail_train.commands.report:run", "write the HTML report of a recipe's runs"),
     "data synth": ("sail_train.data.synth.run:run", "make shards of real scanned digits, charts, shapes and text"),

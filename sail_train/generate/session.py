@@ -57,7 +57,7 @@ class Session:
 
     @property
     def free(self) -> int:
-        return self.rows - len(self.live)
+        return self.rows - sum(writing.finish_reason is None for writing in self.live)
 
     @torch.no_grad()
     def admit(self, prompt: Prompt, sampling: Sampling) -> list[Writing]:
