@@ -25,7 +25,8 @@ class Adapter(nn.Module):
         reduction: str = "pixel_shuffle",
     ) -> None:
         super().__init__()
-        self.square, self.pools = merge_size**2, choice("reduction", reduction, REDUCTIONS) == "avg_pool"
+        choice("reduction", reduction, REDUCTIONS)
+        self.square, self.pools = merge_size**2, reduction == "avg_pool"
         self.merged_size = vision_size if self.pools else vision_size * self.square
         self.norm = nn.LayerNorm(self.merged_size)
         self.up = nn.Linear(self.merged_size, hidden_size)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
-from sail_train.model.adapter import Adapter
+from sail_train.model.hf_config import SailVLVisionConfig
+from sail_train.model.vision import build_encoder
 from sail_train.model.vision.patches import normalise, patch_positions
 from sail_train.model.vision.rotary import rope_table, rotate
 from sail_train.model.vlm import SailVLForConditionalGeneration
@@ -73,19 +72,18 @@ def test_bytes_are_normalised_per_channel(model: SailVLForConditionalGeneration)
     torch.testing.assert_close(normalise(patches, config), ((pixels - mean) / std).flatten(1))
 
 
-def test_half_precision_stays_near(make_model: Callable[..., SailVLForConditionalGeneration]) -> None:
-    patches, grids = random_patches(24), ((4, 6),)
-    exact = make_model().vision(patches, grids)
-    half = make_model(dtype="bfloat16").vision(patches, grids)
-    assert half.dtype == torch.bfloat16
-    assert (half.float() - exact).norm() / exact.norm() < 0.03  # two layers of 8-bit mantissas
+def test_parameters_are_those_of_seed_vit() -> None:
+    """27 layers of 12 x 1280^2 matrix elements and 13 x 1280 in biases and norms; 588 x 1280 + 1280 of patches."""
+    seed = SailVLVisionConfig(
+        hidden_size=1280, intermediate_size=5120, num_hidden_layers=27, num_attention_heads=20, norm="layer",
+        gated_mlp=False, hidden_act="gelu", bias=True, final_norm=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        encoder = build_encoder(seed, 2)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 532_044_800
 
 
-def test_a_token_is_made_of_one_square_of_patches() -> None:
-    adapter = Adapter(vision_size=4, merge_size=2, hidden_size=6, language_size=5)
-    features = torch.randn(8, 4)
-    changed = features.clone()
-    changed[5] += 1
-    before, after = adapter(features), adapter(changed)
-    assert before.shape == (2, 5)
-    assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
+@pytest.mark.parametrize(("field", "value"), [("norm", "batch"), ("hidden_act", "gulu"), ("type", "navit")])
+def test_an_unknown_name_is_refused(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"vision_config.{field}='{value}' is none of"):
+        build_encoder(SailVLVisionConfig(**{field: value}), 2)
