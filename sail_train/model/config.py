@@ -15,6 +15,8 @@ from sail_train.model import ATTENTION, ENCODERS
 from sail_train.visual import ImageSpec, VideoSpec
 
 NORMS = {"rms": "RMSNorm", "layer": "LayerNorm"}
+MIXTURE = {"qwen3": False, "qwen3_moe": True}
+"""Whether the language models of the presets are mixtures of experts."""
 REDUCTIONS = {"pixel_shuffle": "the patches of a square side by side", "avg_pool": "their mean"}
 
 
@@ -71,7 +73,9 @@ class VisionConfig:
                 f"{4 * self.num_attention_heads}: rotary embedding turns pairs for rows and pairs for columns"
             )
         if (self.type == "transformers") != bool(self.model.get("model_type")):
-            raise ValueError(f"type={self.type!r}, model={self.model}: model.model_type is set for 'transformers' alone")
+            raise ValueError(
+                f"type={self.type!r}, model={self.model}: model.model_type is set for 'transformers' alone"
+            )
         for name in ("image_mean", "image_std"):
             if len(values := getattr(self, name)) != 3:
                 raise ValueError(f"{name}={values} must have three values, one per channel")
@@ -155,6 +159,12 @@ class LanguageConfig:
             raise ValueError(
                 f"num_experts={experts[0]}, num_experts_per_tok={experts[1]}, moe_intermediate_size={experts[2]}: "
                 "a mixture of experts needs all three, a dense model none"
+            )
+        if self.model_type in MIXTURE and bool(self.num_experts) != MIXTURE[self.model_type]:
+            wanted = "needs" if MIXTURE[self.model_type] else "has no"
+            raise ValueError(
+                f"model_type={self.model_type!r} {wanted} num_experts, which is {self.num_experts}; set "
+                "model_type=qwen3_moe with num_experts, num_experts_per_tok and moe_intermediate_size, or none of them"
             )
         if self.num_experts and self.num_experts_per_tok and self.num_experts_per_tok > self.num_experts:
             raise ValueError(f"num_experts_per_tok={self.num_experts_per_tok} exceeds num_experts={self.num_experts}")

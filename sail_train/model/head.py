@@ -23,9 +23,9 @@ _NEVER = -1e4
 
 
 class OutputHead(nn.Linear):
-    def __init__(self, hidden_size: int, vocabulary: int, *, never: int) -> None:
+    def __init__(self, hidden_size: int, vocabulary: int, *, never: int, bias: bool = False) -> None:
         """`never` is the token that is not to be drawn."""
-        super().__init__(hidden_size, vocabulary, bias=False)
+        super().__init__(hidden_size, vocabulary, bias=bias)
         self.never = never
 
     def forward(  # type: ignore[override]

@@ -1,7 +1,8 @@
 """config.json of a sail_vl model folder, as transformers configs.
 
-A folder may come from a stranger: keys that make transformers fetch or run code (`auto_map`, hub kernels through
-`attn_implementation`) are refused, as is a language model that is not on the list.
+A folder may come from a stranger: keys that make transformers fetch or run code (hub kernels through
+`attn_implementation`) are refused, as is a language model that is not transformers' own. `auto_map`, with which a
+folder brings its own code for those who lack ours, is never read.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
-LANGUAGE_MODELS = ("qwen3",)
-"""model_type of the language models that packed training is tested with."""
+from sail_train.model.language import check_config, from_values
 
 _INERT_PRIVATE_KEYS = ("_name_or_path", "_commit_hash")
-_CODE_KEYS = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "custom_pipelines")
+_CODE_KEYS = ("attn_implementation", "experts_implementation", "quantization_config", "custom_pipelines")
 
 
 class SailVLVisionConfig(PretrainedConfig):
@@ -66,6 +66,7 @@ class SailVLConfig(PretrainedConfig):
     """Kernel of packed attention."""
 
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs = without_auto_map(kwargs)
         refuse_code(kwargs)
         self.vision_config = _vision_config(self.vision_config)
         self.text_config = _text_config(self.text_config)
@@ -82,19 +83,28 @@ def refuse_code(values: Mapping[str, Any], where: str = "config.json") -> None:
             refuse_code(value, f"{where}: {key}")
 
 
+def without_auto_map(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the key, at any depth, that says which files of the folder have its code."""
+    return {
+        key: without_auto_map(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if key != "auto_map"
+    }
+
+
 def _vision_config(values: Any) -> SailVLVisionConfig:
     if isinstance(values, SailVLVisionConfig):
         return values
-    refuse_code(values or {}, "vision_config")
-    return SailVLVisionConfig(**(values or {}))
+    values = without_auto_map(values or {})
+    refuse_code(values, "vision_config")
+    return SailVLVisionConfig(**values)
 
 
 def _text_config(values: Any) -> PretrainedConfig:
     if isinstance(values, PretrainedConfig):
         return values
-    values = dict(values or {})
+    values = without_auto_map(values or {})
     refuse_code(values, "text_config")
-    name = values.pop("model_type", LANGUAGE_MODELS[0])
-    if name not in LANGUAGE_MODELS:
-        raise ValueError(f"text_config.model_type={name!r} must be one of {', '.join(LANGUAGE_MODELS)}")
-    return CONFIG_MAPPING[name](**values)
+    text = from_values({"model_type": "qwen3", **values}, "text_config")
+    check_config(text, "text_config")
+    return text

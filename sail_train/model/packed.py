@@ -38,15 +38,15 @@ class PackedLM(nn.Module):
         """
         if temperature <= 0:
             raise ValueError(f"temperature={temperature} must be above 0: log-probs at 0 are those of one token alone")
-        hidden = self.vlm.language_model.model(
+        hidden = self.vlm.language_model.get_decoder()(
             inputs_embeds=self._embed(input_ids, patches, grids)[None],
             attention_mask=no_mask(input_ids.device),
             position_ids=position_ids[None],
             use_cache=False,
-            packing=Packing.of(cu_seqlens),
+            packing=Packing.of(cu_seqlens, backend=self.vlm.config.attention),
         ).last_hidden_state[0]  # (T, H)
         trained = (labels != IGNORE_INDEX).nonzero()[:, 0]  # (N,)
-        return self.vlm.language_model.lm_head(
+        return self.vlm.get_output_embeddings()(
             hidden[trained], labels[trained], temperature=temperature, entropy=entropy
         )
 

@@ -1,7 +1,7 @@
 """The vision-language model as a transformers model.
 
-patches -> vision encoder -> adapter -> put in place of the image tokens' embeddings -> Qwen3. Its forward takes what
-`SailVLProcessor` returns and works with `generate`; training goes through `model.packed.PackedLM`.
+patches -> vision encoder -> adapter -> put in place of the image tokens' embeddings -> language model. Its forward
+takes what `SailVLProcessor` returns and works with `generate`; training goes through `model.packed.PackedLM`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel, Qwen3ForCausalLM
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sail_train.model.adapter import Adapter
 from sail_train.model.attention import PACKED_ATTENTION, register
-from sail_train.model.head import OutputHead
 from sail_train.model.hf_config import SailVLConfig
+from sail_train.model.language import build_language, decoder_layers
 from sail_train.model.vision import Grids, build_encoder
 
 register()
@@ -28,7 +28,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["EncoderLayer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer"]
+    _no_split_modules = ["EncoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -37,7 +37,7 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         text._attn_implementation = PACKED_ATTENTION
-        self.vision = build_encoder(vision, config.merge_size, attention=config.attention)
+        self.vision: Any = build_encoder(vision, config.merge_size, attention=config.attention)
         self.adapter = Adapter(
             vision.hidden_size,
             config.merge_size,
@@ -45,15 +45,15 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             text.hidden_size,
             reduction=config.reduction,
         )
-        self.language_model = Qwen3ForCausalLM(text)
-        self.language_model.lm_head = OutputHead(text.hidden_size, text.vocab_size, never=config.image_token_id)
+        self.language_model = build_language(text, never=config.image_token_id)
+        self._no_split_modules = [*self._no_split_modules, *decoder_layers(self.language_model)]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.lm_head
+        return self.language_model.get_output_embeddings()
 
     def embed(self, input_ids: Tensor, patches: Tensor | None = None, grids: Tensor | None = None) -> Tensor:
         """(..., H) embeddings of (...) ids, image tokens replaced by the features of the images, in order.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,6 @@ def test_a_config_that_is_no_object_is_refused(tmp_path: Path, text: str) -> Non
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("auto_map", {"AutoModel": "evil.Model"}),
         ("_attn_implementation_internal", "evil/kernel"),
         ("_attn_implementation", "evil/kernel"),
         ("attn_implementation", "evil/kernel"),
@@ -70,9 +70,39 @@ def test_our_own_configs_pass(folder: Path) -> None:
     assert read_config(folder)["model_type"] == "sail_vl"
 
 
-def test_a_language_model_off_the_list_is_refused(folder: Path) -> None:
-    edit(folder, lambda values: values["text_config"].update(model_type="gpt2"))
-    with pytest.raises(ValueError, match="text_config.model_type='gpt2' must be one of qwen3"):
+@pytest.mark.parametrize("where", ["", "text_config", "vision_config"])
+def test_code_that_a_folder_brings_along_is_never_run(folder: Path, tmp_path: Path, where: str) -> None:
+    ran = tmp_path / "ran"
+    poison = f"open({str(ran)!r}, 'w').close()\nclass Model: ...\nclass Config: ...\n"
+    (folder / "evil.py").write_text(poison)
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(poison)
+    auto_map = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoModelForCausalLM": "evil.Model"}
+    edit(folder, lambda values: (values[where] if where else values).update(auto_map=auto_map))
+    assert "auto_map" not in json.dumps(read_config(folder))
+    loaded = load_model(folder)
+    assert type(loaded) is SailVLForConditionalGeneration and not hasattr(loaded.config, "auto_map")
+    AutoConfig.register("sail_vl", SailVLConfig, exist_ok=True)
+    assert type(AutoConfig.from_pretrained(folder)) is SailVLConfig
+    assert not ran.exists() and "evil" not in sys.modules
+    save_model(loaded, tmp_path / "again")
+    assert "auto_map" not in (tmp_path / "again" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("evil", "text_config.model_type='evil' is no causal language model of transformers"),
+        ("qwen33", "did you mean 'qwen3'"),
+        ("mamba", "'mamba' does not let its attention be replaced, which packing needs"),
+        ("gemma3", "'gemma3' has several parts of its own"),
+    ],
+)
+def test_a_language_model_that_is_not_transformers_own_or_cannot_be_packed_is_refused(
+    folder: Path, name: str, message: str
+) -> None:
+    edit(folder, lambda values: values["text_config"].update(model_type=name))
+    with pytest.raises(ValueError, match=message):
         load_model(folder)
 
 

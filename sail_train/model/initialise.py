@@ -1,0 +1,56 @@
+"""Random weights and added rows, from a generator that depends on the seed and the part alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sail_train.model.language import TESTED
+
+
+def part_generator(seed: int, part: str) -> torch.Generator:
+    """A generator for one part: it does not move when another part is loaded instead of drawn."""
+    digest = hashlib.blake2b(f"{seed}/{part}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def initialise(module: nn.Module, *, std: float, generator: torch.Generator) -> None:
+    """Normal weights of `std`, zero biases, norms of one; from `generator` alone.
+
+    A language model of another architecture than those tested knows best what its parameters start as (a norm whose
+    weight is added to one, an attention sink): it draws them itself, from the same generator.
+    """
+    if isinstance(module, PreTrainedModel) and module.config.model_type not in TESTED:
+        _by_itself(module, generator)
+        return
+    done: set[int] = set()
+    for child in module.modules():
+        for name, parameter in child.named_parameters(recurse=False):
+            if id(parameter) in done:
+                continue
+            done.add(id(parameter))
+            if name == "bias":
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            else:
+                nn.init.normal_(parameter, std=std, generator=generator)
+
+
+def grow(tensor: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    """More rows, drawn like the ones there are, so that a new token starts as an average one."""
+    if len(tensor) >= rows:
+        return tensor
+    mean, std = tensor.float().mean(0), tensor.float().std(0)
+    noise = torch.randn(rows - len(tensor), *tensor.shape[1:], generator=generator)
+    return torch.cat((tensor, (mean + noise * std).to(tensor.dtype)))
+
+
+def _by_itself(model: PreTrainedModel, generator: torch.Generator) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        for module in model.modules():
+            model._init_weights(module)

@@ -1,0 +1,74 @@
+"""Does a folder's part have the shapes that the config says? Checked before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from sail_train.model.config import LanguageConfig, ModelConfig
+from sail_train.model.folder import read_config
+from sail_train.model.hf_config import SailVLConfig
+from sail_train.model.language import from_values, text_config
+
+_NOT_SHAPES = {
+    "path", "tokenizer", "initializer_range", "max_position_embeddings", "vocab_size", "rope_scaling", "model",
+    "router_aux_loss_coef",
+}  # fmt: skip
+"""What a stage may set anew, or what is compared in its own way."""
+
+
+def check_shapes(config: ModelConfig, folder: Path, part: str) -> None:
+    """ValueError if a folder's part is not of the config's shapes; names the field and both values."""
+    values = read_config(folder)
+    if part == "language":
+        _check_language(config.language, language_values(values), folder)
+        return
+    if values.get("model_type") != SailVLConfig.model_type:
+        raise ValueError(f"{folder} holds a {values.get('model_type')!r} model; a {part} part comes from a sail_vl one")
+    if part == "vision":
+        _agree(asdict(config.vision), values.get("vision_config", {}), part, folder)
+    else:
+        wanted = {"merge_size": config.adapter.merge_size, "adapter_hidden_size": config.adapter.hidden_size}
+        _agree({**wanted, "reduction": config.adapter.reduction}, values, part, folder)
+
+
+def language_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's config in config.json of a sail_vl folder or of a plain one."""
+    return dict(values.get("text_config", {}) if values.get("model_type") == SailVLConfig.model_type else values)
+
+
+def _check_language(config: LanguageConfig, values: Mapping[str, Any], folder: Path) -> None:
+    _agree({"model_type": config.model_type}, values, "language", folder)
+    found = from_values(values, str(folder / "config.json"))
+    wanted = text_config(config, eos_token_id=0, vocab_size=1)
+    names = (asdict(config).keys() | config.model.keys() | {"norm_topk_prob", "decoder_sparse_step"}) - _NOT_SHAPES
+    _agree(_values(wanted, names), _values(found, names), "language", folder)
+    ours, theirs = _rope(wanted), _rope(found)
+    _agree({"rope_theta": ours.get("rope_theta")}, theirs, "language", folder)
+    if theirs.get("rope_type", "default") != "default" and not config.rope_scaling:
+        raise ValueError(
+            f"{folder} was trained with rope_parameters={theirs}, the config has none; set language.rope_scaling"
+        )
+
+
+def _agree(wanted: Mapping[str, Any], found: Mapping[str, Any], part: str, folder: Path) -> None:
+    for name in sorted(wanted.keys() - _NOT_SHAPES):
+        if name in found and _plain(found[name]) != _plain(wanted[name]):
+            raise ValueError(f"{part}.{name}={wanted[name]} in the config, {found[name]} in {folder}; they must agree")
+
+
+def _values(text: PretrainedConfig, names: set[str]) -> dict[str, Any]:
+    """Those of `names` that the config has, under our names for them."""
+    return {name: getattr(text, name) for name in names if hasattr(text, name)}
+
+
+def _rope(text: PretrainedConfig) -> dict[str, Any]:
+    return dict(text.to_dict().get("rope_parameters") or {})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
