@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
@@ -27,6 +27,7 @@ from sail_train.model.language import text_config
 from sail_train.model.names import PARTS
 from sail_train.model.probe import check_packed
 from sail_train.model.shapes import check_shapes, language_values
+from sail_train.model.vision.foreign import ForeignEncoder
 from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.model.weights import load_part
 
@@ -155,7 +156,7 @@ def _from_parts(
             check_shapes(config, folders[part], part)
             load_part(
                 module,
-                _part_tensors(folders[part], part),
+                _part_tensors(module, folders[part], part),
                 part=part,
                 folder=folders[part],
                 generator=part_generator(seed, f"{part}/rows"),
@@ -175,7 +176,9 @@ def _folders(config: ModelConfig, parents: Mapping[str, str]) -> dict[str, Path]
     return {part: resolve(path) for part, path in chosen.items() if path}
 
 
-def _part_tensors(folder: Path, part: str) -> Iterator[tuple[str, Tensor]]:
+def _part_tensors(module: nn.Module, folder: Path, part: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(module, ForeignEncoder):
+        return module.tensors(folder)
     if read_config(folder).get("model_type") == SailVLConfig.model_type:
         return tensors(folder, PARTS[part])
     return tensors(folder)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sail_train.model.language import TESTED
+from sail_train.model.vision.foreign import ForeignEncoder
+from sail_train.model.vision.positions import LearnedPositions
 
 
 def part_generator(seed: int, part: str) -> torch.Generator:
@@ -20,14 +22,21 @@ def part_generator(seed: int, part: str) -> torch.Generator:
 def initialise(module: nn.Module, *, std: float, generator: torch.Generator) -> None:
     """Normal weights of `std`, zero biases, norms of one; from `generator` alone.
 
-    A language model of another architecture than those tested knows best what its parameters start as (a norm whose
-    weight is added to one, an attention sink): it draws them itself, from the same generator.
+    A table of positions starts as sinusoids. A language model of another architecture than those tested knows best
+    what its parameters start as (a norm whose weight is added to one, an attention sink): it draws them itself, from
+    the same generator. So does a vision model of transformers.
     """
     if isinstance(module, PreTrainedModel) and module.config.model_type not in TESTED:
         _by_itself(module, generator)
         return
+    if isinstance(module, ForeignEncoder):
+        _by_itself(module.model, generator)
+        return
     done: set[int] = set()
     for child in module.modules():
+        if isinstance(child, LearnedPositions):
+            child.draw()
+            continue
         for name, parameter in child.named_parameters(recurse=False):
             if id(parameter) in done:
                 continue

@@ -13,6 +13,7 @@ from sail_train.model.config import LanguageConfig, ModelConfig
 from sail_train.model.folder import read_config
 from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.language import from_values, text_config
+from sail_train.model.vision.foreign_weights import check_foreign
 
 _NOT_SHAPES = {
     "path", "tokenizer", "initializer_range", "max_position_embeddings", "vocab_size", "rope_scaling", "model",
@@ -27,6 +28,10 @@ def check_shapes(config: ModelConfig, folder: Path, part: str) -> None:
     if part == "language":
         _check_language(config.language, language_values(values), folder)
         return
+    if part == "vision" and config.vision.type == "transformers":
+        check_foreign(config.vision, values, folder)
+        if values.get("model_type") != SailVLConfig.model_type:
+            return
     if values.get("model_type") != SailVLConfig.model_type:
         raise ValueError(f"{folder} holds a {values.get('model_type')!r} model; a {part} part comes from a sail_vl one")
     if part == "vision":

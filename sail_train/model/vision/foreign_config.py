@@ -11,11 +11,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from sail_train.config import nearest
-from sail_train.model.hf_config import SailVLVisionConfig, refuse_code
+from sail_train.model.config import VisionConfig
+from sail_train.model.hf_config import SailVLVisionConfig, refuse_code, without_auto_map
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
 """Fields of the vision config that the foreign config takes from there."""
@@ -30,9 +32,9 @@ _INPUTS = {"pixel_values", "pixel_attention_mask", "spatial_shapes", "interpolat
 _OPTIONS = {"self", "kwargs", "attention_mask", "head_mask", "output_attentions", "output_hidden_states", "return_dict"}
 
 
-def foreign_config(config: SailVLVisionConfig) -> PretrainedConfig:
+def foreign_config(config: SailVLVisionConfig | VisionConfig) -> PretrainedConfig:
     """The model's own config; ValueError if transformers has no such vision model or the values do not fit it."""
-    values = dict(config.model or {})
+    values = without_auto_map(config.model or {})
     refuse_code(values, "vision.model")
     name = values.pop("model_type", None)
     kind = _config_class(name)
@@ -40,10 +42,12 @@ def foreign_config(config: SailVLVisionConfig) -> PretrainedConfig:
         if field in values and _plain(values[field]) != value:
             raise ValueError(f"vision.model.{field}={values[field]}, and {value} by vision's sizes; leave it out there")
         values[field] = value
+    if hasattr(kind(), "initializer_range"):
+        values.setdefault("initializer_range", config.initializer_range)
     values |= _settled(values, kind)
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"vision.model is no config of {name!r}: {error}") from error
 
 
@@ -83,7 +87,7 @@ def _config_class(name: Any) -> type[PretrainedConfig]:
     return kind
 
 
-def _sizes(config: SailVLVisionConfig, kind: type[PretrainedConfig], name: str) -> dict[str, int]:
+def _sizes(config: SailVLVisionConfig | VisionConfig, kind: type[PretrainedConfig], name: str) -> dict[str, int]:
     """The five sizes by the names that the foreign config has for them."""
     default = kind()
     sizes = {field: getattr(config, field) for field in SIZES}

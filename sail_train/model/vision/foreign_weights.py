@@ -10,13 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from sail_train.model.config import VisionConfig
 from sail_train.model.folder import tensor_names, tensors
-from sail_train.model.vision.foreign_config import UNUSED, draws
+from sail_train.model.hf_config import SailVLConfig, SailVLVisionConfig
+from sail_train.model.vision.foreign_config import UNUSED, draws, foreign_config
 
 _NOT_SHAPES = {
     *("dtype", "torch_dtype", "architectures", "transformers_version", "initializer_range", "initializer_factor"),
@@ -50,12 +53,11 @@ def match(wanted: Iterable[str], available: Mapping[str, str], folder: Path) -> 
     return {available[best + name]: name for name in names}
 
 
-def check_foreign(own: PretrainedConfig, values: Mapping[str, Any], folder: Path) -> None:
-    """ValueError if a folder's config is of another vision model than `own`; names the field and both values."""
-    theirs = _vision_values(values)
+def check_foreign(config: VisionConfig, values: Mapping[str, Any], folder: Path) -> None:
+    """ValueError if a folder's config.json has no such vision model; names the field and both values."""
+    own, theirs = foreign_config(config), _vision_values(values)
     if theirs is None or theirs.model_type != own.model_type:
-        found = values.get("model_type")
-        raise ValueError(f"{folder} holds a {found!r} model, which has no {own.model_type!r} in it")
+        raise ValueError(f"{folder} holds a {values.get('model_type')!r} model, which has no {own.model_type!r} in it")
     wanted, found = own.to_dict(), theirs.to_dict()
     for name in sorted(name for name in wanted.keys() & found.keys() if not name.startswith("_")):
         if name not in _NOT_SHAPES and not draws(name) and found[name] != wanted[name]:
@@ -72,12 +74,15 @@ def _prefixes(key: str) -> list[str]:
 
 def _vision_values(values: Mapping[str, Any]) -> PretrainedConfig | None:
     """The vision config of a folder's config.json, which may be that of a larger model."""
+    if values.get("model_type") == SailVLConfig.model_type:
+        own = SailVLVisionConfig(**values.get("vision_config", {}))
+        return foreign_config(own) if own.type == "transformers" else None
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         return None
     try:
         config = CONFIG_MAPPING[kind](**{k: v for k, v in values.items() if k != "model_type"})
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"config.json is no config of {kind!r}: {error}") from error
     return config.vision_config if "vision_config" in values else config
 
