@@ -1,10 +1,16 @@
 """FLOPs and bytes from plain shapes: for dealing rows over ranks, for MFU, and for planning before a GPU is touched.
 
-A row is lengths of its samples in tokens and of its images in patches. Forward FLOPs of a tower are 2 for each
-weight and token, plus attention: scores and weighted values of each sample or image on its own, 2 x 2 x heads x
-head_dim for each pair, half of the pairs where causal. A backward costs a forward for the gradients of weights, if
-they train, and one for the gradients of inputs, if anything upstream trains. Recomputation is not counted: MFU is
-model FLOPs (PaLM, arXiv 2204.02311, appendix B). Norms, softmax and rotary embedding are left out as negligible.
+A row is lengths of its samples in tokens and of its pictures (images, tiles, frames) in patches. The conventions:
+
+- a multiplication and an addition are two operations; a forward costs 2 for each weight and token;
+- attention costs, for scores and weighted values, 2 x 2 x heads x head_dim for each pair of positions of one sample
+  or one picture: length squared, half of it where causal, since the other half need not be computed. Counts that
+  take the full square of causal samples, as PaLM's (arXiv 2204.02311, appendix B), come out higher;
+- a backward costs a forward for the gradients of weights, where they train, and one for those of inputs, where
+  anything trains at them or before; attention has no weights, and costs two forwards where gradients pass;
+- of experts those count that a token goes through; logits where they are computed;
+- recomputation does not count: MFU is about the model's FLOPs. Norms, softmax, rotary embedding, the resampling of
+  learned positions and the embedding's look-up are left out as negligible.
 """
 
 from __future__ import annotations
@@ -37,7 +43,7 @@ def peak_flops(device_name: str) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A stack of transformer layers with gated MLPs (three matrices), dense or a mixture of experts."""
+    """A stack of transformer layers, dense or a mixture of experts."""
 
     layers: int
     hidden: int
@@ -47,6 +53,8 @@ class Tower:
     kv_heads: int
     head_dim: int
     causal: bool
+    gated: bool = True
+    """Whether an MLP has a gate (three matrices) or is plain (two)."""
     experts: int = 1
     active_experts: int = 1
     """Experts that each token goes through."""
@@ -57,6 +65,11 @@ class Tower:
         return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
 
     @property
+    def mlp_weights(self) -> int:
+        """Of one MLP, or of one expert."""
+        return (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    @property
     def router_weights(self) -> int:
         """Of one layer."""
         return self.hidden * self.experts if self.experts > 1 else 0
@@ -64,19 +77,44 @@ class Tower:
     @property
     def weights(self) -> int:
         """Matrix elements of all layers."""
-        mlp = 3 * self.hidden * self.intermediate * self.experts
-        return self.layers * (self.attention_weights + self.router_weights + mlp)
+        return self.layers * (self.attention_weights + self.router_weights + self.mlp_weights * self.experts)
 
     @property
     def active_weights(self) -> int:
         """Matrix elements that each token meets."""
-        mlp = 3 * self.hidden * self.intermediate * self.active_experts
-        return self.layers * (self.attention_weights + self.router_weights + mlp)
+        return self.layers * (self.attention_weights + self.router_weights + self.mlp_weights * self.active_experts)
+
+    def matrix_flops(self, lengths: Sequence[int]) -> float:
+        """Forward FLOPs of the weights."""
+        return 2.0 * self.active_weights * sum(lengths)
+
+    def attention_flops(self, lengths: Sequence[int]) -> float:
+        """Forward FLOPs of scores and weighted values, of sequences that do not see each other."""
+        pairs = sum(length * length for length in lengths) * (0.5 if self.causal else 1.0)
+        return 4.0 * self.layers * self.heads * self.head_dim * pairs
 
     def forward_flops(self, lengths: Sequence[int]) -> float:
         """Of sequences that do not see each other."""
-        pairs = sum(length * length for length in lengths) * (0.5 if self.causal else 1.0)
-        return 2.0 * self.active_weights * sum(lengths) + 4.0 * self.layers * self.heads * self.head_dim * pairs
+        return self.matrix_flops(lengths) + self.attention_flops(lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Forward FLOPs of one part, by what their backward costs."""
+
+    first: float = 0.0
+    """Of weights whose inputs are data, and need no gradient."""
+    matrices: float
+    """Of weights behind others."""
+    attention: float = 0.0
+
+    @property
+    def forward(self) -> float:
+        return self.first + self.matrices + self.attention
+
+    def train(self, *, trains: bool, flows: bool) -> float:
+        """Forward and backward; `flows`: whether anything trains in this part or before it."""
+        return self.first * (1 + trains) + self.matrices * (1 + trains + flows) + self.attention * (1 + 2 * flows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +127,8 @@ class ModelShape:
     merge: int
     """Patches that become one token."""
     adapter_hidden: int
+    pools: bool = False
+    """Whether the adapter averages the merged patches, or puts them side by side."""
     language: Tower
     vocab: int
     tied: bool
@@ -96,8 +136,8 @@ class ModelShape:
 
     @property
     def weights(self) -> dict[str, int]:
-        """Matrix elements of each part; vectors (norms, biases) are left out."""
-        merged = self.merge * self.vision.hidden
+        """Matrix elements of each part; vectors (norms, biases) and learned positions are left out."""
+        merged = self.vision.hidden * (1 if self.pools else self.merge)
         return {
             "vision": self.vision.weights + self.patch_dim * self.vision.hidden,
             "adapter": merged * self.adapter_hidden + self.adapter_hidden * self.language.hidden,
@@ -111,15 +151,10 @@ class ModelShape:
 
         Args:
             lengths: tokens of each sample.
-            patches: patches of each image.
+            patches: patches of each picture.
             num_trained: positions at which logits are computed; all of them if None.
         """
-        logits = sum(lengths) if num_trained is None else num_trained
-        return {
-            "vision": self.vision.forward_flops(patches) + 2.0 * self.patch_dim * self.vision.hidden * sum(patches),
-            "adapter": 2.0 * self.weights["adapter"] * sum(patches) / self.merge,
-            "language": self.language.forward_flops(lengths) + 2.0 * self.vocab * self.language.hidden * logits,
-        }
+        return {part: work.forward for part, work in self._work(lengths, patches, num_trained).items()}
 
     def train_flops(
         self,
@@ -130,12 +165,27 @@ class ModelShape:
         num_trained: int | None = None,
     ) -> float:
         """Forward and backward of one row, with `trained` parts; the others are frozen."""
-        total, upstream = 0.0, False
-        for part, forward in self.forward_flops(lengths, patches, num_trained=num_trained).items():
-            trains = part in trained
-            upstream = upstream or trains
-            total += forward * (1 + trains + upstream)
+        total, flows = 0.0, False
+        for part, work in self._work(lengths, patches, num_trained).items():
+            flows = flows or part in trained
+            total += work.train(trains=part in trained, flows=flows)
         return total
+
+    def _work(self, lengths: Sequence[int], patches: Sequence[int], num_trained: int | None) -> dict[str, Work]:
+        logits = sum(lengths) if num_trained is None else num_trained
+        return {
+            "vision": Work(
+                first=2.0 * self.patch_dim * self.vision.hidden * sum(patches),
+                matrices=self.vision.matrix_flops(patches),
+                attention=self.vision.attention_flops(patches),
+            ),
+            # its norm stands before its weights, so that their inputs need gradients where it trains alone
+            "adapter": Work(matrices=2.0 * self.weights["adapter"] * sum(patches) / self.merge),
+            "language": Work(
+                matrices=self.language.matrix_flops(lengths) + 2.0 * self.vocab * self.language.hidden * logits,
+                attention=self.language.attention_flops(lengths),
+            ),
+        }
 
 
 def mfu(flops: float, seconds: float, *, num_devices: int, peak: float) -> float:

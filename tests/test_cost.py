@@ -50,10 +50,17 @@ def test_experts_that_are_not_active_weigh_but_cost_nothing() -> None:
     assert sparse.forward_flops([5]) - dense.forward_flops([5]) == 2 * 5 * 8 * 8, "the router alone"
 
 
+def test_a_plain_mlp_has_two_matrices_where_a_gated_one_has_three() -> None:
+    plain = Tower(**{**vars(VISION), "gated": False})
+    assert VISION.weights - plain.weights == 2 * 16 * 24
+    assert VISION.forward_flops([5]) - plain.forward_flops([5]) == 2 * 5 * 2 * 16 * 24
+
+
 def test_weights_of_the_parts() -> None:
     assert SHAPE.weights["vision"] == VISION.weights + 12 * 16
     assert SHAPE.weights["adapter"] == 64 * 20 + 20 * 32
     assert SHAPE.weights["language"] == LANGUAGE.weights + 100 * 32
+    assert ModelShape(**{**vars(SHAPE), "pools": True}).weights["adapter"] == 16 * 20 + 20 * 32
     untied = ModelShape(**{**vars(SHAPE), "tied": False})
     assert untied.weights["language"] - SHAPE.weights["language"] == 100 * 32
 
@@ -67,17 +74,27 @@ def test_logits_are_counted_where_they_are_computed() -> None:
 @pytest.mark.parametrize(
     ("trained", "factors"),
     [
-        ({"vision", "adapter", "language"}, (3, 3, 3)),
-        ({"adapter"}, (1, 3, 2)),
-        ({"language"}, (1, 1, 3)),
-        ({"vision"}, (3, 2, 2)),
-        (set(), (1, 1, 1)),
+        # times the forward of: patch embedding, vision's weights, its attention, adapter, language's weights, attention
+        ({"vision", "adapter", "language"}, (2, 3, 3, 3, 3, 3)),
+        ({"adapter"}, (1, 1, 1, 3, 2, 3)),
+        ({"language"}, (1, 1, 1, 1, 3, 3)),
+        ({"vision"}, (2, 3, 3, 2, 2, 3)),
+        (set(), (1, 1, 1, 1, 1, 1)),
     ],
 )
-def test_backward_costs_only_where_gradients_flow(trained: set[str], factors: tuple[int, int, int]) -> None:
-    forward = SHAPE.forward_flops([20, 9], [16, 8]).values()
+def test_backward_costs_only_where_gradients_flow(trained: set[str], factors: tuple[int, ...]) -> None:
+    lengths, patches = [20, 9], [16, 8]
+    forward = (
+        2.0 * 12 * 16 * 24,
+        VISION.matrix_flops(patches),
+        VISION.attention_flops(patches),
+        2.0 * (64 * 20 + 20 * 32) * 6,
+        LANGUAGE.matrix_flops(lengths) + 2.0 * 100 * 32 * 29,
+        LANGUAGE.attention_flops(lengths),
+    )
+    assert sum(SHAPE.forward_flops(lengths, patches).values()) == sum(forward)
     expected = sum(part * factor for part, factor in zip(forward, factors, strict=True))
-    assert SHAPE.train_flops([20, 9], [16, 8], trained=trained) == expected
+    assert SHAPE.train_flops(lengths, patches, trained=trained) == expected
 
 
 def test_mfu_is_what_was_done_of_what_could_have_been() -> None:

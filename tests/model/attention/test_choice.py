@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sail_train.model import ATTENTION
 from sail_train.model.attention import AUTO, BACKENDS, Packing, attend, choose, describe
 
 CPU, CUDA, BF16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
@@ -29,7 +30,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_every_backend_is_in_the_table_under_its_name() -> None:
-    assert list(BACKENDS) == ["flash", "varlen", "flex", "sdpa", "eager"]
+    assert list(BACKENDS) == ["flash", "varlen", "flex", "sdpa", "eager"] == list(ATTENTION), "what the config knows"
     assert all(backend.name == name and backend.summary for name, backend in BACKENDS.items())
     assert BACKENDS[AUTO[-1]].refuses(CPU, torch.float64, 3) is None, "auto always ends somewhere"
 
