@@ -28,7 +28,6 @@ _OPTIONS = {
     "advanced_editlist": "0",  # edit lists may repeat a film without end; its start is still read from them
 }
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-_ATTACHED_PICTURE = 0x400
 _IDENTITY = b"".join(value.to_bytes(4, "big") for value in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
 _MATRIX_AT = {b"mvhd": (36, 48), b"tkhd": (40, 52)}
 """Where versions 0 and 1 of the two boxes hold a 3x3 display matrix, from behind the box's name."""
@@ -53,7 +52,7 @@ def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
     except (av.FFmpegError, OSError, ValueError) as error:
         raise BadSample("video_unreadable", f"as {name}: {error}") from error
     with container:
-        yield container, _video_stream(container)
+        yield container, _video_stream(container, av.stream.Disposition.attached_pic)
 
 
 def pyav() -> Any:
@@ -82,8 +81,8 @@ def _format(data: bytes) -> str:
     raise BadSample("video_unreadable", "neither of mp4, mov, webm, mkv, avi")
 
 
-def _video_stream(container: Any) -> Any:
-    streams = [stream for stream in container.streams.video if not int(stream.disposition) & _ATTACHED_PICTURE]
+def _video_stream(container: Any, cover: Any) -> Any:
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise BadSample("video_no_frames", "no video stream")
     context = streams[0].codec_context

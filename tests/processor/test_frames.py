@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -74,14 +75,19 @@ def make_video(tmp_path: Path) -> Callable[..., bytes]:
 
 @pytest.fixture
 def make_audio(tmp_path: Path) -> Callable[..., bytes]:
-    def make(fmt: str = "mp4", *, empty_video: bool = False) -> bytes:
+    def make(fmt: str = "mp4", *, empty_video: bool = False, cover: bool = False) -> bytes:
         path = tmp_path / f"sound.{fmt}"
         with av.open(str(path), "w") as made:
             stream = made.add_stream("aac", rate=16_000)
-            if empty_video:
-                video = made.add_stream("mpeg4", rate=30)
-                video.height = video.width = 32
-                video.pix_fmt = "yuv420p"
+            if empty_video or cover:
+                pictures = made.add_stream("mjpeg" if cover else "mpeg4", rate=30)
+                pictures.height = pictures.width = 32
+                pictures.pix_fmt = "yuvj420p" if cover else "yuv420p"
+            if cover:
+                pictures.disposition = av.stream.Disposition.attached_pic
+                image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+                made.mux(pictures.encode(image.reformat(format="yuvj420p")))
+                made.mux(pictures.encode())
             for _ in range(10):
                 sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
                 sound.sample_rate = 16_000
@@ -262,6 +268,7 @@ def test_garbage_in_place_of_pictures_is_undecodable(make_video: Callable[..., b
 @pytest.mark.parametrize("read", [probe, lambda data: frames(data, planned([0]))])
 def test_what_holds_no_video_is_refused(read: Callable[[bytes], Any], make_audio: Callable[..., bytes]) -> None:
     assert reason(read, make_audio()) == "video_no_frames"
+    assert reason(read, make_audio(cover=True)) == "video_no_frames", "the cover of a song"
     for data in (b"", b"no video", b"GIF89a" + bytes(20), b"\x1a\x45\xdf\xa3", b"RIFF....AVI LIST", b"....ftypisom"):
         assert reason(read, data) == "video_unreadable", data
 
@@ -271,6 +278,30 @@ def test_a_video_stream_without_a_frame_is_refused(make_audio: Callable[..., byt
     data = make_audio(fmt, empty_video=True)
     assert reason(probe, data) == "video_no_frames"
     assert reason(frames, data, planned([0])) in ("video_no_frames", "video_undecodable")
+
+
+@pytest.mark.parametrize(("fmt", "codec"), FORMATS[1:5])
+def test_damage_of_any_kind_is_a_bad_sample_or_as_many_frames_as_planned(
+    make_video: Callable[..., bytes], fmt: str, codec: str
+) -> None:
+    data = make_video(fmt, codec, count=20)
+    rng = random.Random(f"{fmt} {codec}")
+    decoded = 0
+    for _ in range(40):
+        damaged = bytearray(data)
+        for _ in range(rng.choice([1, 3, 20, 100])):
+            damaged[rng.randrange(len(data))] = rng.randrange(256)
+        at = rng.randrange(len(data) - 4)
+        damaged[at : at + 4] = rng.choice([damaged[at : at + 4], bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff"])
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(len(data)) :]
+        try:
+            made = plan(probe(bytes(damaged)), VideoSpec(), SPEC)
+            assert len(list(frames(bytes(damaged), made))) == len(made.seconds)
+            decoded += 1
+        except BadSample:
+            pass
+    assert 0 < decoded < 40
 
 
 def test_an_unknown_codec_is_refused(make_video: Callable[..., bytes]) -> None:
