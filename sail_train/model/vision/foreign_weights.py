@@ -6,7 +6,7 @@ under which all of the model's names are found. Read by the safetensors reader, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,17 @@ def _vision_values(values: Mapping[str, Any]) -> PretrainedConfig | None:
     return config.vision_config if "vision_config" in values else config
 
 
-def _renamed(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
-    """Today's name -> name in the folder, by transformers' renamings of this architecture."""
+def _renamed(model: PreTrainedModel, names: Sequence[str]) -> dict[str, str]:
+    """Name in the folder, and today's name by transformers' renamings of this architecture -> name in the folder.
+
+    The renamings look at names from their beginning, so each is tried behind every prefix.
+    """
     renamings = [step for step in get_model_conversion_mapping(model) if isinstance(step, WeightRenaming)]
-    renamed = {}
+    renamed = {name: name for name in names}
     for name in names:
-        key = name
-        for step in renamings:
-            key, _ = step.rename_source_key(key)
-        renamed[key] = name
+        for prefix in _prefixes(name):
+            key = name.removeprefix(prefix)
+            for step in renamings:
+                key, _ = step.rename_source_key(key)
+            renamed.setdefault(prefix + key, name)
     return renamed

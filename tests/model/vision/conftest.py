@@ -58,6 +58,11 @@ def foreign_values() -> dict[str, dict[str, Any]]:
     return FOREIGN
 
 
+@pytest.fixture(scope="session")
+def vision_kinds() -> dict[str, dict[str, Any]]:
+    return KINDS
+
+
 @pytest.fixture(params=list(KINDS))
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
