@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,29 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": _MODEL,
     "AutoProcessor": "processing_sail_vl.SailVLProcessor",
 }
+
+_POINTERS = {
+    "configuration_sail_vl.py": """
+
+# sail_train's readers drop `auto_map` from any config; transformers finds these classes by it, and saves it again.
+_post_init = SailVLConfig.__post_init__
+
+
+def _with_auto_map(self, **kwargs):
+    _post_init(self, **kwargs)
+    self.auto_map = {auto_map}
+
+
+SailVLConfig.__post_init__ = _with_auto_map
+""",
+    "processing_sail_vl.py": """
+
+# So that a processor that is saved again says where its class is.
+_to_dict = SailVLProcessor.to_dict
+SailVLProcessor.to_dict = lambda self: {{**_to_dict(self), "auto_map": {auto_map}}}
+""",
+}
+"""Added to the files that define the classes."""
 
 _PREFIXES = {"sail_train.model.": "modeling_sail_vl_", "sail_train.processor.": "processing_sail_vl_"}
 _REGISTRY = "sail_vl_modules"
@@ -91,6 +115,8 @@ def code_files(package: Path = PACKAGE) -> dict[str, str]:
         _own_attention(module, stamp)
         assert f"{flat_name(name)}.py" not in files, f"two modules would be called {flat_name(name)}"
         files[f"{flat_name(name)}.py"] = _header(name) + module.written()
+    for file, text in _POINTERS.items():
+        files[file] += text.format(auto_map=json.dumps(AUTO_MAP))
     for file, text in files.items():
         assert not re.search(r"^\s*(from|import) sail_train", text, re.MULTILINE), f"{file} still imports sail_train"
         compile(text, file, "exec", dont_inherit=True)

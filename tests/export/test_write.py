@@ -74,7 +74,7 @@ def test_weights_travel_in_the_dtype_asked_for_and_keep_it(run: Path, tmp_path: 
 def spoil_config(**values: object) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         config = json.loads((folder / "processor_config.json").read_text())
-        (folder / "processor_config.json").write_text(json.dumps({**config, **values}))
+        (folder / "processor_config.json").write_text(json.dumps({**config, "image": {**config["image"], **values}}))
 
     return spoil
 
