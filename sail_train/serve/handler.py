@@ -244,7 +244,9 @@ class Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class refuses (a malformed line, an unknown method), in the form of all other errors."""
         self.close_connection = True
-        self._json(code, RequestError(message or "bad request", status=code).content(), {"Connection": "close"})
+        self.request_version = self.protocol_version  # of a malformed line: else the headers are left out
+        status = 405 if code == 501 else code
+        self._json(status, RequestError(message or "bad request", status=status).content(), {"Connection": "close"})
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the base class would log paths."""
