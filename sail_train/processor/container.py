@@ -25,6 +25,7 @@ _OPTIONS = {
     "protocol_whitelist": "",
     "codec_whitelist": ",".join(_DECODERS),
     "max_pixels": str(MAX_PIXELS),
+    "skip_frame": "all",  # FFmpeg decodes a few frames to guess at a stream otherwise; ours are decoded apart
     "advanced_editlist": "0",  # edit lists may repeat a film without end; its start is still read from them
 }
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")

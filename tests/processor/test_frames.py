@@ -131,6 +131,14 @@ def test_the_frames_of_the_plan_are_shown(make_video: Callable[..., bytes], fmt:
     assert found == [0, 4, 8, 12, 16, 20, 24, 28, 31, 35, 39, 43, 47, 51, 55, 59]
 
 
+@pytest.mark.parametrize(("fmt", "codec"), FORMATS)
+def test_a_video_of_one_frame_is_a_video(make_video: Callable[..., bytes], fmt: str, codec: str) -> None:
+    data = make_video(fmt, codec, count=1)
+    info = probe(data)
+    assert info.frames == 1 and 0 < info.seconds < 1.1
+    assert plan(info, VideoSpec(), SPEC).seconds == (0.0,) and shown(data, [0.0]) == [0]
+
+
 @pytest.mark.parametrize("movflags", ["frag_keyframe", "frag_keyframe+empty_moov", "dash", "faststart"])
 def test_mp4_of_every_layout_counts_all_its_frames(make_video: Callable[..., bytes], movflags: str) -> None:
     data = make_video(movflags=movflags)
@@ -196,8 +204,8 @@ def test_at_a_variable_rate_a_time_gives_what_is_on_the_screen_then(make_video: 
 def test_seeking_shows_the_same_frames_as_decoding_everything(
     make_video: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, fmt: str, codec: str
 ) -> None:
-    data = make_video(fmt, codec, count=1500)
-    seconds = [i / 30 for i in range(0, 1500, 117)]
+    data = make_video(fmt, codec, count=900)
+    seconds = [i / 30 for i in range(0, 900, 117)]
     seeks: list[float] = []
     seek = frames_module._Reader._seek
     monkeypatch.setattr(frames_module._Reader, "_seek", lambda self, at: (seeks.append(at), seek(self, at)))
@@ -287,7 +295,7 @@ def test_damage_of_any_kind_is_a_bad_sample_or_as_many_frames_as_planned(
     data = make_video(fmt, codec, count=20)
     rng = random.Random(f"{fmt} {codec}")
     decoded = 0
-    for _ in range(40):
+    for _ in range(25):
         damaged = bytearray(data)
         for _ in range(rng.choice([1, 3, 20, 100])):
             damaged[rng.randrange(len(data))] = rng.randrange(256)
@@ -301,7 +309,7 @@ def test_damage_of_any_kind_is_a_bad_sample_or_as_many_frames_as_planned(
             decoded += 1
         except BadSample:
             pass
-    assert 0 < decoded < 40
+    assert 0 < decoded < 25
 
 
 def test_an_unknown_codec_is_refused(make_video: Callable[..., bytes]) -> None:
