@@ -112,8 +112,8 @@ class Visual:
     resolution, one per tile (the thumbnail last) for a tiled one, one per frame of a video."""
     seconds: tuple[float, ...] = ()
     """When each frame of a video is shown; empty for an image."""
-    max_tiles: int | None = None
-    """The limit on tiles under which `grids` were measured; None: the model's."""
+    tiles: tuple[tuple[int, int], ...] = ()
+    """(rows, columns) of tiles of each cut of a tiled image, the thumbnail's (1, 1) last; empty if shown whole."""
 
     @property
     def num_patches(self) -> int:

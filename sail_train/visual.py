@@ -84,17 +84,12 @@ class ImageSpec:
         unit, largest = self.unit, self.max_pixels if max_pixels is None else max_pixels
         rows, cols = max(1, round(height / unit)), max(1, round(width / unit))
         if rows * cols * unit**2 > largest:
-            scale = math.sqrt(largest / (height * width)) / unit
-            rows, cols = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
-            if rows == 1:  # a long strip: its short side could not shrink any further
-                cols = min(cols, largest // unit**2)
-            elif cols == 1:
-                rows = min(rows, largest // unit**2)
+            rows, cols = self._shrunk(height, width, largest)
         elif rows * cols * unit**2 < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / (height * width)) / unit
-            rows, cols = math.ceil(height * scale), math.ceil(width * scale)
+            scale = math.sqrt(self.min_pixels / (height * width))
+            rows, cols = math.ceil(height * scale / unit), math.ceil(width * scale / unit)
             if rows * cols * unit**2 > largest:  # the two limits are closer than one step of the grid
-                rows, cols = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+                rows, cols = self._shrunk(height, width, largest)
         return rows * unit, cols * unit
 
     def tiles(self, height: int, width: int, max_tiles: int | None = None, *, alone: bool = True) -> list[Grid]:
@@ -134,6 +129,14 @@ class ImageSpec:
 
     def tokens_of(self, grids: tuple[Grid, ...]) -> int:
         return sum(rows * cols for rows, cols in grids) // self.merge_size**2
+
+    def _shrunk(self, height: int, width: int, largest: int) -> Grid:
+        """(rows, columns) of tokens of at most `largest` pixels."""
+        unit, scale = self.unit, math.sqrt(height * width / largest)
+        rows, cols = math.floor(height / scale / unit), math.floor(width / scale / unit)
+        # a long strip, whose short side cannot shrink below one token
+        most = largest // unit**2
+        return min(max(1, rows), most), min(max(1, cols), most)
 
     def _closest(self, height: int, width: int, grids: tuple[Grid, ...]) -> Grid:
         """The grid of the nearest aspect ratio; among equals the larger, if the image fills over half of it."""

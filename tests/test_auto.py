@@ -71,7 +71,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image=ImageConfig(min_pixels=100, max_pixels=4096),
     )  # fmt: skip
     processor = build_processor(
-        ProcessorConfig(tokenizer=str(tokenizer), patch_size=5, min_pixels=100, max_pixels=4096, system="Be brief.")
+        ProcessorConfig(
+            tokenizer=str(tokenizer),
+            image={"patch_size": 5, "min_pixels": 100, "max_pixels": 4096},
+            system="Be brief.",
+        )
     )
     vlm = build_model(config, parents={}, seed=0, token_ids=processor.token_ids, vocab_size=processor.vocab_size)
     save_model(vlm, folder)

@@ -120,12 +120,8 @@ class Chat:
         self.messages += (Message(role="user", content=parts),)
         self.images += tuple(images)
         conversation = Conversation(key="chat", source="chat", messages=self.messages, images=self.images)
-        prompt = self.processor.prompt(
-            conversation, uid="chat", think=self.options.think, force=self.options.force
-        )
-        from sail_train.processor.template import PREFIXES  # imports transformers
-
-        given = PREFIXES[self.options.think] if self.options.force else ""
+        prompt = self.processor.prompt(conversation, uid="chat", think=self.options.think, force=self.options.force)
+        given = self.processor.opening(self.options.think) if self.options.force else ""
         stream = Stream(self.processor, console, given=given)
         self._generate(prompt, stream)
         self.messages += (Message(role="assistant", content=(Part(type="text", text=stream.text),)),)

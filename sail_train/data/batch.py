@@ -16,7 +16,7 @@ def batch(samples: Sequence[Decoded], *, patch_dim: int) -> Batch:
     assert samples
     encoded = [sample.encoded for sample in samples]
     lengths = [sample.num_tokens for sample in encoded]
-    patches = [image for sample in samples for image in sample.patches]
+    patches = [visual for sample in samples for visual in sample.patches]
     grids = [grid for sample in encoded for grid in sample.grids]
     return Batch(
         input_ids=_int64([sample.input_ids for sample in encoded]),  # (T,)

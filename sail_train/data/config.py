@@ -21,7 +21,14 @@ class SourceConfig:
     max_bad: float = 0.05
     """Bad samples that are put up with: below 1 a share of those read (after 100 reads), from 1 on a count."""
     think_flag: float = 0.0
-    """Share of the samples whose question carries the /think or /no_think flag that fits their mode."""
+    """Share of the samples that ask for the mode they are of, in the chat style's way: Qwen3's /think and /no_think,
+    SAIL-VL2's suffix, Seed1.5-VL's system prompts."""
+    max_tiles: int | None = None
+    """Most tiles of one image under `model.image.mode: tile`; null: the model's. SAIL-VL2 evaluates ChartQA and MMMU
+    with 12, DocVQA with 18, InfoVQA and OCRBench with 24, the rest with 10."""
+    fps: float | None = None
+    """Frames a second that are looked at of a video under `model.video.mode: dynamic`; null: the model's. Seed1.5-VL
+    takes 2 for MotionBench, MVBench, TOMATO and TVBench, 3 for Dream-1K, 1 otherwise."""
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -30,6 +37,10 @@ class SourceConfig:
             raise ValueError(f"max_bad={self.max_bad} must be a share below 1 or a whole count from 1 on")
         if not 0 <= self.think_flag <= 1:
             raise ValueError(f"think_flag={self.think_flag} must be a share from 0 to 1")
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise ValueError(f"max_tiles={self.max_tiles} must be at least 1, or null for the model's")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps={self.fps} must be above 0, or null for the model's")
 
     @property
     def patterns(self) -> list[str]:

@@ -1,7 +1,9 @@
-"""The "messages" format: a sample's .json and images -> a checked Conversation.
+"""The "messages" format: a sample's .json, images and videos -> a checked Conversation.
 
     000042.0.jpg 000042.1.png     images in order (one image may be just 000042.jpg)
-    000042.json                   {"messages": [{"role", "content": [{"type": "image"} | {"type": "text", "text"}]}],
+    000042.0.mp4                  videos likewise, counted by themselves (.mp4, .webm, .mkv, .mov, .avi)
+    000042.json                   {"messages": [{"role", "content": [{"type": "image"} | {"type": "video"} |
+                                                                     {"type": "text", "text"}]}],
                                    "answer", "verifier", "mode": "think" | "direct", "source", "meta"}
 
 Whatever is wrong is a BadSample. A content may be a plain string: a text part.
@@ -13,7 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sail_train.data.tar import IMAGES
+from sail_train.data.tar import IMAGES, VIDEOS
 from sail_train.types import BadSample, Conversation, Message, Part, RawSample
 
 ROLES = ("system", "user", "assistant")
@@ -28,10 +30,11 @@ def parse(raw: RawSample) -> Conversation:
     if data is None:
         raise BadSample("no_json", f"has only {', '.join(sorted(raw.members))}")
     messages = read_messages(data.get("messages"))
-    images = read_images(raw)
-    placeholders = sum(part.type == "image" for message in messages for part in message.content)
-    if placeholders != len(images):
-        raise BadSample("image_count", f"{placeholders} image parts for {len(images)} images")
+    images, videos = read_images(raw), read_videos(raw)
+    for kind, files in (("image", images), ("video", videos)):
+        placeholders = sum(part.type == kind for message in messages for part in message.content)
+        if placeholders != len(files):
+            raise BadSample(f"{kind}_count", f"{placeholders} {kind} parts for {len(files)} {kind}s")
     meta = _typed(data, "meta", dict) or {}
     origin = _typed(data, "source", str)
     mode = _typed(data, "mode", str)
@@ -42,6 +45,7 @@ def parse(raw: RawSample) -> Conversation:
         source=raw.source,
         messages=messages,
         images=images,
+        videos=videos,
         answer=_typed(data, "answer", str),
         verifier=_typed(data, "verifier", str),
         mode=mode,
@@ -69,18 +73,27 @@ def read_json(raw: RawSample) -> dict[str, Any] | None:
 
 def read_images(raw: RawSample) -> tuple[bytes, ...]:
     """The sample's images by their numbers, which must run from 0 (or be left out for a single image)."""
+    return _numbered(raw, "image", IMAGES)
+
+
+def read_videos(raw: RawSample) -> tuple[bytes, ...]:
+    """The sample's videos by their numbers, which run as those of images do."""
+    return _numbered(raw, "video", VIDEOS)
+
+
+def _numbered(raw: RawSample, name: str, extensions: frozenset[str]) -> tuple[bytes, ...]:
     numbered: dict[int, bytes] = {}
     for extension, content in raw.members.items():
         number, dot, kind = extension.rpartition(".")
-        if kind not in IMAGES:
+        if kind not in extensions:
             continue
         if dot and not (number.isascii() and number.isdigit()):
-            raise BadSample("bad_image_name", f"image {extension!r}: its number should stand before .{kind}")
+            raise BadSample(f"bad_{name}_name", f"{name} {extension!r}: its number should stand before .{kind}")
         if (place := int(number or 0)) in numbered:
-            raise BadSample("bad_image_name", f"image {extension!r}: there is another with number {place}")
+            raise BadSample(f"bad_{name}_name", f"{name} {extension!r}: there is another with number {place}")
         numbered[place] = content
     if sorted(numbered) != list(range(len(numbered))):
-        raise BadSample("bad_image_name", f"image numbers {sorted(numbered)} do not run from 0 without a gap")
+        raise BadSample(f"bad_{name}_name", f"{name} numbers {sorted(numbered)} do not run from 0 without a gap")
     return tuple(numbered[place] for place in range(len(numbered)))
 
 
@@ -105,12 +118,10 @@ def _message(data: Any) -> Message:
 
 def _part(data: Any) -> Part:
     kind = data.get("type") if isinstance(data, Mapping) else None
-    if kind == "image":
-        return Part(type="image")
-    if kind == "video":
-        raise BadSample("video_unsupported", "video samples cannot be read yet")
+    if kind in ("image", "video"):
+        return Part(type=kind)
     if kind != "text" or not isinstance(data.get("text"), str):
-        raise BadSample("bad_messages", f"part {data!r:.80} is neither an image nor a text")
+        raise BadSample("bad_messages", f"part {data!r:.80} is neither an image, a video nor a text")
     return Part(type="text", text=text(data["text"]))
 
 

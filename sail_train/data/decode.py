@@ -1,4 +1,4 @@
-"""Decoding: the images of a row become patches; only here do pixels exist.
+"""Decoding: the images and videos of a row become patches; only here do pixels exist.
 
 A sample whose pixels fail leaves its row, which is not refilled: the order of all other samples stays.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sail_train.processor.images import open_image
 from sail_train.types import BadSample, Encoded
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class Decoded:
 
     encoded: Encoded
     patches: tuple[np.ndarray, ...]
-    """(P, patch_dim) uint8 of each image."""
+    """(P, patch_dim) uint8 of each image or video."""
 
 
 def decode(
@@ -51,10 +50,6 @@ def decode(
 
 
 def _decode(sample: Encoded, processor: SailVLProcessor) -> Decoded:
-    patches = []
-    for image, measured in zip(sample.images, sample.grids, strict=True):
-        pixels, grid = processor.patchify(open_image(image))
-        if grid != measured:
-            raise BadSample("grid_mismatch", f"the header promised {measured} patches, the pixels gave {grid}")
-        patches.append(pixels)
-    return Decoded(encoded=sample, patches=tuple(patches))
+    patches = tuple(processor.pixels(visual) for visual in sample.visuals)
+    assert sum(map(len, patches)) == sample.num_patches, "what was measured is what is decoded"
+    return Decoded(encoded=sample, patches=patches)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 
 from sail_train.data.config import SourceConfig
-from sail_train.data.measure import parsers, sizes
+from sail_train.data.measure import check_headers, parsers
 from sail_train.data.shards import ShardFile, expand
 from sail_train.types import BadSample, Conversation
 
@@ -42,7 +42,7 @@ def _conversations(name: str, source: SourceConfig) -> Iterator[Conversation]:
             read += 1
             try:
                 conversation = parse(file.sample(index, place))
-                sizes(conversation)
+                check_headers(conversation)
             except BadSample as error:
                 bad += 1
                 log.warning("held-out source %s: %s, sample %d: %s", name, path, place, error)

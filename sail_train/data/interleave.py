@@ -7,9 +7,12 @@ position is refused where those have changed.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from PIL import Image
 
 from sail_train.data.config import DataConfig
 from sail_train.data.mix import Mix
@@ -160,7 +163,7 @@ def order_settings(
         source = config.sources[name]
         settings[f"sources.{name}"] = (
             f"{len(paths)} shards {_files_hash(paths)}, weight={source.weight:g}, format={source.format}, "
-            f"think_flag={source.think_flag:g}"
+            f"think_flag={source.think_flag:g}, max_tiles={source.max_tiles}, fps={source.fps}"
         )
     return settings
 
@@ -172,11 +175,15 @@ def _files_hash(paths: Sequence[str]) -> str:
 
 
 def _processor_hash(processor: SailVLProcessor) -> str:
-    """Of what it makes of one conversation: tokenizer, template and image limits all show in it."""
+    """Of what it makes of some sizes and of one conversation: tokenizer, chat style and limits all show in it."""
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(file, "PNG")
     question = (Part(type="image"), Part(type="text", text="How many apples (1, 2 or 10)? Ümläute count, too."))
     answer = (Part(type="text", text="<think>\nTwo and two.\n</think>\n\nThere are \\boxed{4} apples."),)
     messages = (Message(role="user", content=question), Message(role="assistant", content=answer))
-    probe = Conversation(key="", source="", messages=messages, images=(b"",))
-    encoded = [processor.encode(probe, [size]) for size in ((480, 640), (20, 30), (3000, 4000))]
-    described = repr([(sample.input_ids.tolist(), sample.labels.tolist(), sample.grids) for sample in encoded])
+    probe = Conversation(key="", source="", messages=messages, images=(file.getvalue(),))
+    encoded = processor.encode(probe, flag=True)
+    grids = [processor.image_spec.grids(*size) for size in ((480, 640), (20, 30), (3000, 4000))]
+    specs = (processor.template, processor.image_spec, processor.video_spec)
+    described = repr((encoded.input_ids.tolist(), encoded.labels.tolist(), encoded.grids, grids, specs))
     return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()

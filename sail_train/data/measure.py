@@ -5,6 +5,7 @@ What could not be trained on is refused here, before it takes room in a row.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.draw import uniform
 from sail_train.data.shards import Candidate
 from sail_train.processor.images import image_size
+from sail_train.processor.video import probe
 from sail_train.types import BadSample, Conversation, Encoded, RawSample
 
 if TYPE_CHECKING:
@@ -24,16 +26,27 @@ Parse = Callable[[RawSample], Conversation]
 
 
 def parsers(sources: Mapping[str, SourceConfig]) -> dict[str, Parse]:
-    """The function that reads each source's format."""
+    """The function that reads each source's format, and puts the source's limits on what it read."""
     return {
-        name: importlib.import_module(choice(f"data.sources.{name}.format", source.format, FORMATS)).parse
+        name: _limited(
+            importlib.import_module(choice(f"data.sources.{name}.format", source.format, FORMATS)).parse, source
+        )
         for name, source in sources.items()
     }
 
 
-def sizes(conversation: Conversation) -> list[tuple[int, int]]:
-    """(height, width) of each image from its header; BadSample if it is none that may be decoded."""
-    return [image_size(image) for image in conversation.images]
+def _limited(parse: Parse, source: SourceConfig) -> Parse:
+    if source.max_tiles is None and source.fps is None:
+        return parse
+    return lambda raw: dataclasses.replace(parse(raw), max_tiles=source.max_tiles, fps=source.fps)
+
+
+def check_headers(conversation: Conversation) -> None:
+    """BadSample if an image or video is, by its header, none that may be decoded."""
+    for image in conversation.images:
+        image_size(image)
+    for video in conversation.videos:
+        probe(video)
 
 
 class Measure:
@@ -50,7 +63,7 @@ class Measure:
         "too_many_patches"."""
         raw = candidate.raw
         conversation = self._parsers[raw.source](raw)
-        encoded = self._processor.encode(conversation, sizes(conversation), flag=self._flag(candidate))
+        encoded = self._processor.encode(conversation, flag=self._flag(candidate))
         check_capacity(encoded.num_tokens, encoded.num_patches, self._config)
         return encoded
 

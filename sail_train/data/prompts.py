@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from sail_train.data.config import DataConfig
 from sail_train.data.interleave import Interleave, budget_of, candidates, check_ranks, order_settings, shard_lists
-from sail_train.data.measure import check_capacity, parsers, sizes
+from sail_train.data.measure import check_capacity, parsers
 from sail_train.data.quarantine import Ledger
 from sail_train.data.shards import Candidate
 from sail_train.data.shuffle import Shuffle
-from sail_train.processor.images import open_image
-from sail_train.types import BadSample, Conversation
+from sail_train.types import THINK_MODES, BadSample, Conversation
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
@@ -37,15 +36,17 @@ class PromptCheck:
             raise BadSample("no_question", "no user message before the last answer")
         # the images of an answer are none of the prompt's, and the template refuses them in training too
         answer = conversation.messages[len(conversation.prompt) :]
-        if any(part.type == "image" for message in answer for part in message.content):
+        if any(part.type != "text" for message in answer for part in message.content):
             raise BadSample("assistant_image", "an assistant's turn holds text alone")
-        measured = sizes(conversation)
-        # the longest that the prompt can become: a flag and a forced opening
-        ids = self._processor.encode_prompt(conversation.prompt, measured, think="off", force=True)
-        rows_cols = [self._processor.image_spec.grid(*size) for size in measured]
-        check_capacity(len(ids), sum(rows * cols for rows, cols in rows_cols), self._config)
-        for image in conversation.images:
-            open_image(image)
+        # the longest that the prompt can become: asked for a thought or for none, and with a forced opening
+        measured = self._processor.measure(conversation)
+        ids = [
+            self._processor.encode_prompt(conversation, think=think, force=True, measured=measured)
+            for think in THINK_MODES
+        ]
+        check_capacity(max(map(len, ids)), sum(visual.num_patches for visual in measured), self._config)
+        for visual in measured:
+            self._processor.pixels(visual)
         return conversation
 
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sail_train.data.tar import IMAGES, TEXTS
+from sail_train.data.tar import READ
 from sail_train.types import Conversation
 
 _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
+_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _KEY = re.compile(r"[^./\\\0]+(/[^./\\\0]+)*")
 
 
@@ -55,10 +56,11 @@ def write_shards(
 
 
 def files_of(sample: Conversation) -> dict[str, str | bytes]:
-    """The files of a sample by extension: the images as they are, its .json, and the key as webdataset wants it."""
+    """The files of a sample by extension: images and videos as they are, its .json, and webdataset's key."""
     images = {f"{place}.{image_extension(image)}": image for place, image in enumerate(sample.images)}
+    videos = {f"{place}.{video_extension(video)}": video for place, video in enumerate(sample.videos)}
     record = json.dumps(_record(sample), ensure_ascii=False, separators=(",", ":"))
-    return {"__key__": sample.key, **images, "json": record.encode()}
+    return {"__key__": sample.key, **images, **videos, "json": record.encode()}
 
 
 def image_extension(image: bytes) -> str:
@@ -69,6 +71,17 @@ def image_extension(image: bytes) -> str:
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
     raise ValueError(f"an image beginning with {image[:12]!r} is neither JPEG, PNG nor WebP")
+
+
+def video_extension(video: bytes) -> str:
+    """By its first bytes: "mp4" (mov too), "mkv" (webm too) or "avi"; ValueError for anything else."""
+    if video[4:8] in _MOV_BOXES:
+        return "mp4"
+    if video.startswith(b"\x1a\x45\xdf\xa3"):
+        return "mkv"
+    if video[:4] == b"RIFF" and video[8:12] == b"AVI ":
+        return "avi"
+    raise ValueError(f"a video beginning with {video[:12]!r} is neither MP4, MOV, WebM, MKV nor AVI")
 
 
 def _record(sample: Conversation) -> dict[str, Any]:
@@ -96,8 +109,8 @@ def _check(files: Mapping[str, Any], keys: set[str], shard: str) -> None:
     for extension, content in files.items():
         if extension == "__key__":
             continue
-        if extension.rpartition(".")[2] not in IMAGES | TEXTS or not isinstance(content, bytes):
-            raise ValueError(f"key {key!r}: {extension!r} must be bytes of a {', '.join(sorted(IMAGES | TEXTS))} file")
+        if extension.rpartition(".")[2] not in READ or not isinstance(content, bytes):
+            raise ValueError(f"key {key!r}: {extension!r} must be bytes of a {', '.join(sorted(READ))} file")
 
 
 def _write(samples: list[Conversation | Mapping[str, Any]], path: Path) -> None:

@@ -1,26 +1,16 @@
-"""The blind control: the same question over a grey image, so that what is still answered was not seen."""
+"""Blank images: what is left of an accuracy when the pictures hold nothing is what the text alone gives away."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 
-from PIL import Image
+import numpy as np
 
-from sail_train.processor.images import image_size
-from sail_train.types import Conversation
+from sail_train.types import Prompt
 
-GREY = (128, 128, 128)
+GREY = 128
 
 
-def blank_image(data: bytes) -> bytes:
-    """A mid-grey PNG of the size of the image `data`; BadSample if that is no image we take."""
-    height, width = image_size(data)
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), GREY).save(file, format="PNG")
-    return file.getvalue()
-
-
-def blank(conversation: Conversation) -> Conversation:
-    """`conversation` with every image replaced by `blank_image`."""
-    return dataclasses.replace(conversation, images=tuple(blank_image(image) for image in conversation.images))
+def blank(prompt: Prompt) -> Prompt:
+    """`prompt` with every picture in mid-grey, as a grey file of its size would be cut; lengths stay."""
+    return dataclasses.replace(prompt, patches=np.full_like(prompt.patches, GREY))

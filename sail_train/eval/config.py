@@ -49,7 +49,11 @@ class SuiteConfig:
     limit: int = 512
     """Prompts taken, from the first on; 512 give a standard error of at most 2.2 points. 0 takes all."""
     blank_images: bool = False
-    """Replaces every image by mid-grey of its size: what the model knows without looking."""
+    """Replaces every image and video by mid-grey of its size: what the model knows without looking."""
+    max_tiles: int | None = None
+    """As of a training source (`SourceConfig.max_tiles`): most tiles of one image; null: the model's."""
+    fps: float | None = None
+    """As of a training source: frames a second of a video; null: the model's."""
 
     def __post_init__(self) -> None:
         if self.limit < 0:

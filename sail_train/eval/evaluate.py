@@ -1,6 +1,6 @@
 """Evaluates a model: for each suite and mode ask every prompt, grade every answer, add the figures up.
 
-conversations -> (blank images) -> this rank's prompts, some at a time -> completions -> records -> gathered over
+conversations -> this rank's prompts (images made blank), some at a time -> completions -> records -> gathered over
 ranks in prompt order -> metrics. Records depend on the model, the prompts and the seed; never on batch size or
 ranks. Reading shards and writing files is left to the caller (`sail_train.loops.evaluation`).
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sail_train import dist
 from sail_train.eval.blank import blank
 from sail_train.eval.config import MODES, EvalConfig, Mode
-from sail_train.eval.grading import answer_text, figures, prompt_text, request
+from sail_train.eval.grading import figures, prompt_text, request
 from sail_train.eval.tally import by_prompt, paired, summarise
 from sail_train.generate.generator import Generator
 from sail_train.rewards import verify_all
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def chosen(suite: str, suites: Mapping[str, Sequence[Conversation]], config: EvalConfig) -> list[Conversation]:
-    """The conversations of `suite` that are asked, checked to be gradable, with blank images if so configured."""
+    """The conversations of `suite` that are asked, checked to be gradable."""
     conversations = list(suites.get(suite, ()))[: config.prompts_of(suite)]
     if not conversations:
         raise ValueError(f"eval.suites.{suite} has no conversations; check eval.suites.{suite}.shards")
@@ -135,8 +135,6 @@ def chosen(suite: str, suites: Mapping[str, Sequence[Conversation]], config: Eva
                 f"eval.suites.{suite}: sample {conversation.key} has no answer or no verifier and cannot be graded;"
                 " give both in its .json, or leave the suite out"
             )
-    if config.suites[suite].blank_images:
-        return [blank(conversation) for conversation in conversations]
     return conversations
 
 
@@ -184,7 +182,8 @@ def _records(
         for index, completions in zip(conversations, drawn, strict=True)
         for sample, completion in enumerate(completions)
     ]
-    texts = [answer_text(asker.processor.decode(completion.token_ids), mode) for _, _, completion in answers]
+    forced = asker.processor.opening(mode.think) if mode.force else ""
+    texts = [forced + asker.processor.decode(completion.token_ids) for _, _, completion in answers]
     questions = [request(conversations[index], text) for (index, _, _), text in zip(answers, texts, strict=True)]
     scores = verify_all(questions, asker.verifier)
     for (index, sample, completion), question, score in zip(answers, questions, scores, strict=True):
@@ -195,6 +194,7 @@ def _records(
             "key": conversation.key,
             "source": conversation.source,
             "images": len(conversation.images),
+            "videos": len(conversation.videos),
             "prompt": prompt_text(conversation),
             "response": question.response,
         } | figures(conversation, question, score, completion, mode)
@@ -211,9 +211,8 @@ def _prompts(asker: Asker, suite: str, mode: Mode, conversations: Mapping[int, C
     for index, conversation in conversations.items():
         try:
             # The uid fixes what is drawn: the prompt's place in its suite, so that two models meet the same luck.
-            prompts[index] = asker.processor.prompt(
-                conversation, uid=f"{suite}/{index}", think=mode.think, force=mode.force
-            )
+            prompt = asker.processor.prompt(conversation, uid=f"{suite}/{index}", think=mode.think, force=mode.force)
+            prompts[index] = blank(prompt) if asker.config.suites[suite].blank_images else prompt
         except BadSample as error:
             logger.warning("suite %s: sample %s left out: %s", suite, conversation.key, error)
     return prompts

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sail_train.eval.config import Mode
-from sail_train.processor.template import PREFIXES
 from sail_train.rewards.format import CLOSE, OPEN, boxes, format_ok, split_thought
 from sail_train.rewards.verifiers import Request, partial
 from sail_train.types import Completion, Conversation, Part, Score
 
-IMAGE_MARK = "<image>"
-"""Stands for an image where a prompt is written down as plain text."""
+MARKS = {"image": "<image>", "video": "<video>"}
+"""Stand for images and videos where a prompt is written down as plain text."""
 
 
 def prompt_text(conversation: Conversation) -> str:
@@ -23,12 +22,7 @@ def prompt_text(conversation: Conversation) -> str:
 
 
 def _part_text(part: Part) -> str:
-    return part.text if part.type == "text" else IMAGE_MARK
-
-
-def answer_text(response: str, mode: Mode) -> str:
-    """The whole answer that is graded: what a forced prompt wrote of it, then what the model wrote."""
-    return PREFIXES[mode.think] + response if mode.force else response
+    return MARKS.get(part.type, part.text)
 
 
 def request(conversation: Conversation, text: str) -> Request:

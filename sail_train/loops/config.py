@@ -12,6 +12,7 @@ from sail_train.loops import LOOPS
 from sail_train.loops.sample_config import SampleConfig
 from sail_train.loops.soup_config import SoupConfig
 from sail_train.model.config import ModelConfig
+from sail_train.processor import STYLES
 from sail_train.rewards.config import RewardsConfig
 from sail_train.rl.config import RLConfig
 
@@ -49,10 +50,11 @@ class RunConfig:
     soup: SoupConfig = field(default_factory=SoupConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     system: str | None = None
-    """System message for conversations that bring none."""
+    """System message for conversations that bring none; null: that of `model.template`; empty: none."""
 
     def __post_init__(self) -> None:
         choice("loop", self.loop, LOOPS)
+        choice("model.template", self.model.template, STYLES)
         roles = {"model", "vision", "adapter", "language"}
         for role in self.parents:
             if not role.startswith("member_"):

@@ -23,7 +23,7 @@ from sail_train.config import to_mapping
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
 from sail_train.engine.rundir import RunDir
-from sail_train.eval.config import MODES, EvalConfig
+from sail_train.eval.config import MODES, EvalConfig, SuiteConfig
 from sail_train.eval.evaluate import EvalResult, PassResult, evaluate
 from sail_train.eval.grading import prompt_text
 from sail_train.loops.config import RunConfig
@@ -46,11 +46,15 @@ def read_suites(config: EvalConfig) -> dict[str, list[Conversation]]:
     """The conversations of every suite that `config.modes` names, up to their limits."""
     return {
         suite: held_out(
-            {suite: SourceConfig(shards=config.suites[suite].shards, format=config.suites[suite].format)},
+            {suite: _source(config.suites[suite])},
             config.prompts_of(suite),
         )
         for suite in config.modes
     }
+
+
+def _source(suite: SuiteConfig) -> SourceConfig:
+    return SourceConfig(shards=suite.shards, format=suite.format, max_tiles=suite.max_tiles, fps=suite.fps)
 
 
 def evaluate_model(
@@ -150,6 +154,8 @@ def _asked(name: str, suites: Suites, config: RunConfig) -> dict[str, Any]:
         "suite": suite if sampled else None,
         "max_new_tokens": config.eval.max_new_tokens,
         "blank_images": config.eval.suites[suite].blank_images,
+        "max_tiles": config.eval.suites[suite].max_tiles,
+        "fps": config.eval.suites[suite].fps,
         "verifier": {**to_mapping(config.rewards.verifier), "workers": None},
         "prompts": len(conversations),
         "content": _fingerprint(conversations),
@@ -160,8 +166,8 @@ def _fingerprint(conversations: Sequence[Conversation]) -> str:
     digest = hashlib.sha256()
     for conversation in conversations:
         digest.update(json.dumps([conversation.key, prompt_text(conversation), conversation.answer]).encode())
-        for image in conversation.images:
-            digest.update(hashlib.sha256(image).digest())
+        for file in (*conversation.images, *conversation.videos):
+            digest.update(hashlib.sha256(file).digest())
     return digest.hexdigest()
 
 

@@ -183,8 +183,8 @@ def _identity(rollout: Rollout) -> str:
     """Of what was asked and answered; a key may stand for another prompt in the next shard."""
     asked = rollout.ask.conversation
     digest = hashlib.sha256(json.dumps([message.text for message in asked.prompt] + [rollout.response]).encode())
-    for image in asked.images:
-        digest.update(hashlib.sha256(image).digest())
+    for file in (*asked.images, *asked.videos):
+        digest.update(hashlib.sha256(file).digest())
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sail_train import dist
+from sail_train.config import to_mapping
 from sail_train.cost import ModelShape, Tower
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.rundir import RunDir
@@ -28,14 +29,12 @@ log = logging.getLogger(__name__)
 def make_processor(config: RunConfig) -> SailVLProcessor:
     """The processor of the run: its tokenizer from the language parent, where there is one, else from the config."""
     parent = config.parents.get("model") or config.parents.get("language")
-    spec = config.model.image_spec
     return build_processor(
         ProcessorConfig(
             tokenizer=str(resolve(parent)) if parent else config.model.language.tokenizer_path,
-            patch_size=spec.patch_size,
-            merge_size=spec.merge_size,
-            min_pixels=spec.min_pixels,
-            max_pixels=spec.max_pixels,
+            image=to_mapping(config.model.image_spec),
+            video=to_mapping(config.model.video_spec),
+            template=config.model.template,
             system=config.system,
         )
     )

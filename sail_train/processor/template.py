@@ -1,69 +1,66 @@
-"""Messages -> pieces of text, control tokens and images, in Qwen3's ChatML, each trained on or not.
+"""Messages -> pieces of text, control tokens, images and videos, in ChatML, each trained on or not.
 
     <|im_start|>user\\n<img>..</img>question /think<|im_end|>\\n
     <|im_start|>assistant\\n<think>\\nthought\\n</think>\\n\\nanswer<|im_end|>\\n
 
-An assistant's turn always opens with a thought block, empty where it did not think: how to open is learnt.
-Trained on is each assistant's turn from its block to its <|im_end|>; not the turn whose thought was dropped,
-because a user's turn follows it: it would teach to answer at once where the data thought.
-`chat_template` is the same in Jinja, for tools that know transformers alone; a test holds the two together.
+A `ChatStyle` says in which words (`processor.style`; above is Qwen3's). Trained on is each assistant's turn from its
+first word to its <|im_end|>; not the turn whose thought was dropped, because a user's turn follows it: it would teach
+to answer at once where the data thought. `processor.jinja` writes the same for tools that know transformers alone; a
+test holds the two together.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sail_train.processor.tokenizer import THINK_END, THINK_START, TURN_END, TURN_START
+from sail_train.processor.style import THINK_END, THINK_START, TURN_END, TURN_START, ChatStyle
 from sail_train.types import THINK_MODES, BadSample, Message
 
-IMAGE_PLACEHOLDER = "<image>"
-"""Stands for one image in rendered text; `SailVLProcessor.__call__` expands it."""
-
-FLAGS = {"on": " /think", "off": " /no_think", "auto": ""}
-"""Appended to the last user message: asks for a thought, or for none."""
-PREFIXES = {"on": f"{THINK_START}\n", "off": f"{THINK_START}\n\n{THINK_END}\n\n", "auto": ""}
-"""Forces what the flag asks for: the answer begins behind it."""
 MODE_THINK = {"think": "on", "direct": "off", None: "auto"}
-"""`Conversation.mode` -> the flag that fits it."""
+"""`Conversation.mode` -> the think mode that fits it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What becomes consecutive tokens: a text, one control token, or the next image."""
+    """What becomes consecutive tokens."""
 
     kind: str
-    """"text", "control" or "image"."""
+    """"text", "control" (one token), "image" or "video" (the next one), "context" (placeholders of a picture)."""
     text: str = ""
     trained: bool = False
+    count: int = 1
+    """context: how many."""
 
 
-def render(messages: Sequence[Message], *, system: str | None = None, think: str = "auto") -> list[Piece]:
-    """Pieces of a conversation, each turn closed; BadSample for a role or content that the template lacks."""
-    if system is not None and (not messages or messages[0].role != "system"):
-        pieces = _turn("system", [Piece("text", system)])
-    else:
-        pieces = []
+def render(
+    messages: Sequence[Message], style: ChatStyle, *, system: str | None = None, think: str = "auto"
+) -> list[Piece]:
+    """Pieces of a conversation, each turn closed; BadSample for a role or content that the template lacks.
+
+    `system` stands in for a system message of the conversation's own; None: the style's; empty: none.
+    """
     last_user = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    images = _ImageLabels(messages, style)
+    pieces = _system_turn(messages, images, style, style.system if system is None else system, think)
     for i, message in enumerate(messages):
         if message.role == "assistant":
-            pieces += _assistant_turn(message, history=i < last_user)
-        elif message.role in ("system", "user"):
-            body = [Piece(part.type, part.text) for part in message.content]
-            if i == last_user and FLAGS[think]:
-                body.append(Piece("text", FLAGS[think]))
-            pieces += _turn(message.role, body)
-        else:
+            pieces += _assistant_turn(message, style, history=i < last_user)
+        elif message.role not in ("system", "user"):
             raise BadSample("bad_role", f"{message.role!r} is none of system, user, assistant")
+        elif i > 0 or message.role != "system":
+            body = images.body(message)
+            if i == last_user and (flag := style.flags.get(think, "")):
+                body.append(Piece("text", flag))
+            pieces += _turn(message.role, body, style)
     return pieces
 
 
-def generation_prompt(think: str, *, force: bool) -> list[Piece]:
+def generation_prompt(style: ChatStyle, think: str, *, force: bool) -> list[Piece]:
     """What follows the last turn for the model to go on: the assistant's header and, if forced, its opening."""
     pieces = [Piece("control", TURN_START), Piece("text", "assistant\n")]
-    if force and PREFIXES[think]:
-        pieces.append(Piece("text", PREFIXES[think]))
+    if force and (opening := style.opening(think)):
+        pieces.append(Piece("text", opening))
     return pieces
 
 
@@ -83,75 +80,51 @@ def split_thought(text: str) -> tuple[str, str]:
     return thought.strip(), answer.strip()
 
 
-def _turn(role: str, body: list[Piece]) -> list[Piece]:
-    return [
-        Piece("control", TURN_START),
-        Piece("text", f"{role}\n"),
-        *body,
-        Piece("control", TURN_END),
-        Piece("text", "\n"),
-    ]
+class _ImageLabels:
+    """Messages' parts as pieces, images numbered through where the conversation has several."""
+
+    def __init__(self, messages: Sequence[Message], style: ChatStyle) -> None:
+        self._style = style
+        self._several = sum(part.type == "image" for message in messages for part in message.content) > 1
+        self._number = 0
+
+    def body(self, message: Message) -> list[Piece]:
+        pieces = []
+        for part in message.content:
+            if part.type != "image":
+                pieces.append(Piece(part.type, part.text))
+                continue
+            self._number += 1
+            label = self._style.label_image(self._number) if self._several else ""
+            around = (Piece("text", label), Piece("image"), Piece("text", self._style.after_image))
+            pieces += [piece for piece in around if piece.kind == "image" or piece.text]
+        return pieces
 
 
-def _assistant_turn(message: Message, *, history: bool) -> list[Piece]:
+def _system_turn(
+    messages: Sequence[Message], images: _ImageLabels, style: ChatStyle, system: str | None, think: str
+) -> list[Piece]:
+    """What asks for the think mode, then the conversation's own system message, or else `system`."""
+    asked = style.think_systems.get(think, "")
+    own = bool(messages) and messages[0].role == "system"
+    if not (own or system or asked):
+        return []
+    body = images.body(messages[0]) if own else [Piece("text", system)] if system else []
+    if asked:
+        body.insert(0, Piece("text", f"{asked}\n\n" if body else asked))
+    return _turn("system", body, style)
+
+
+def _turn(role: str, body: list[Piece], style: ChatStyle, *, trained: bool = False) -> list[Piece]:
+    pieces = [Piece("control", TURN_START), Piece("text", f"{role}\n"), *body, Piece("control", TURN_END, trained)]
+    return [*pieces, Piece("text", style.turn_end)] if style.turn_end else pieces
+
+
+def _assistant_turn(message: Message, style: ChatStyle, *, history: bool) -> list[Piece]:
     if any(part.type != "text" for part in message.content):
         raise BadSample("assistant_image", "an assistant's turn holds text alone")
     thought, answer = split_thought(message.text)
     dropped = history and bool(thought)
-    body = f"{THINK_START}\n{'' if dropped else thought}\n{THINK_END}\n\n{answer}"
-    return [
-        Piece("control", TURN_START),
-        Piece("text", "assistant\n"),
-        Piece("text", body, trained=not dropped),
-        Piece("control", TURN_END, trained=not dropped),
-        Piece("text", "\n"),
-    ]
-
-
-def chat_template(system: str | None) -> str:
-    """The Jinja template; `think` ("on", "off", "auto") and `force` are its variables beside the usual ones."""
-    return _JINJA.replace("SYSTEM", "none" if system is None else json.dumps(system))
-
-
-_JINJA = """\
-{%- set think = think | default("auto") -%}
-{%- set system = SYSTEM -%}
-{%- set ns = namespace(last_user=-1) -%}
-{%- for message in messages -%}
-  {%- if message.role == "user" -%}{%- set ns.last_user = loop.index0 -%}{%- endif -%}
-{%- endfor -%}
-{%- macro parts(content) -%}
-  {%- if content is string -%}{{- content -}}
-  {%- else -%}
-    {%- for part in content -%}
-      {%- if part.type == "image" -%}{{- "<image>" -}}{%- else -%}{{- part.text -}}{%- endif -%}
-    {%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
-{%- if system is not none and (not messages or messages[0].role != "system") -%}
-  {{- "<|im_start|>system\\n" + system + "<|im_end|>\\n" -}}
-{%- endif -%}
-{%- for message in messages -%}
-  {%- set text = parts(message.content) -%}
-  {%- if message.role == "assistant" -%}
-    {%- set text = text | trim -%}
-    {%- set thought = "" -%}
-    {%- if text.startswith("<think>") and "</think>" in text -%}
-      {%- set thought = text[7:].split("</think>", 1)[0] | trim -%}
-      {%- set text = text[7:].split("</think>", 1)[1] | trim -%}
-    {%- endif -%}
-    {%- if loop.index0 < ns.last_user -%}{%- set thought = "" -%}{%- endif -%}
-    {{- "<|im_start|>assistant\\n<think>\\n" + thought + "\\n</think>\\n\\n" + text + "<|im_end|>\\n" -}}
-  {%- else -%}
-    {{- "<|im_start|>" + message.role + "\\n" + text -}}
-    {%- if loop.index0 == ns.last_user and think == "on" -%}{{- " /think" -}}{%- endif -%}
-    {%- if loop.index0 == ns.last_user and think == "off" -%}{{- " /no_think" -}}{%- endif -%}
-    {{- "<|im_end|>\\n" -}}
-  {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-  {{- "<|im_start|>assistant\\n" -}}
-  {%- if force is defined and force and think == "on" -%}{{- "<think>\\n" -}}{%- endif -%}
-  {%- if force is defined and force and think == "off" -%}{{- "<think>\\n\\n</think>\\n\\n" -}}{%- endif -%}
-{%- endif -%}
-"""
+    before, after = style.thought
+    body = f"{before}{thought}{after}{answer}" if thought and not dropped else f"{style.direct}{answer}"
+    return _turn("assistant", [Piece("text", body, trained=not dropped)], style, trained=not dropped)

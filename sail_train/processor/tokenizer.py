@@ -11,12 +11,10 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
-THINK_START, THINK_END = "<think>", "</think>"
+from sail_train.processor.style import END_OF_TEXT, QWEN3, THINK_END, THINK_START, TURN_END, TURN_START, ChatStyle
 
-SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_TOKEN)
-"""Never read from a sample's text: the template alone writes them."""
+SPECIAL_TOKENS = QWEN3.control_tokens
+"""Of a tokenizer trained here. Never read from a sample's text: the template alone writes them."""
 THINK_TOKENS = (THINK_START, THINK_END)
 """One token each, but part of the text: a decoded answer keeps them."""
 
@@ -31,7 +29,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     ValueError if `vocab_size` has no room for the 256 bytes and the added tokens.
     """
-    added = [_special(token) for token in SPECIAL_TOKENS] + [_thought(token) for token in THINK_TOKENS]
+    added = [_special(token) for token in SPECIAL_TOKENS] + [_text(token) for token in THINK_TOKENS]
     if vocab_size < 256 + len(added):
         raise ValueError(f"vocab_size={vocab_size} must be at least {256 + len(added)}: all bytes and the added tokens")
     tokenizer = Tokenizer(models.BPE())
@@ -59,15 +57,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def fit_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add the image and thought tokens that `tokenizer` lacks; ValueError if it cannot hold a conversation."""
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, style: ChatStyle = QWEN3) -> PreTrainedTokenizerBase:
+    """Add the image, thought and text tokens of `style` that `tokenizer` lacks, behind its own and in that order.
+
+    ValueError if it cannot hold a conversation.
+    """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; give a folder with a tokenizer.json")
     vocabulary = tokenizer.get_vocab()
     if missing := [token for token in (END_OF_TEXT, TURN_START, TURN_END) if token not in vocabulary]:
         raise ValueError(f"the tokenizer has no {', '.join(missing)}; Qwen2's and Qwen3's have, and train_tokenizer's")
-    tokenizer.add_tokens([_special(token) for token in SPECIAL_TOKENS if token not in vocabulary], special_tokens=True)
-    tokenizer.add_tokens([_thought(token) for token in THINK_TOKENS if token not in vocabulary])
+    control, text = style.control_tokens, (*THINK_TOKENS, *style.text_tokens)
+    tokenizer.add_tokens([_special(token) for token in control if token not in vocabulary], special_tokens=True)
+    tokenizer.add_tokens([_text(token) for token in text if token not in vocabulary])
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side = TURN_END, END_OF_TEXT, "left"
     return tokenizer
 
@@ -76,5 +78,5 @@ def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
 
 
-def _thought(token: str) -> AddedToken:
+def _text(token: str) -> AddedToken:
     return AddedToken(token, special=False, normalized=False)

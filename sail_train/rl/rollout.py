@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from sail_train.processor.processor import SailVLProcessor
 
-FORCED = {"on": "<think>\n", "off": "<think>\n\n</think>\n\n", "auto": ""}
-"""What a forced prompt already holds of the response, by think mode; it is graded with the response, not trained."""
-
 GREY = 128
 
 
@@ -41,7 +38,7 @@ class Ask:
     kind: PromptTypeConfig
     """Think mode, group size and KL weight, all filled in."""
     forced: str = ""
-    """Opening of the response that the prompt holds."""
+    """Opening of the response that the prompt holds; it is graded with the response, not trained."""
 
     @property
     def mode(self) -> str:
@@ -165,5 +162,5 @@ def make_ask(conversation: Conversation, processor: SailVLProcessor, config: RLC
     prompt = processor.prompt(conversation, uid=uid, think=kind.think, force=config.force_think)
     if config.blank_images:
         prompt = replace(prompt, patches=np.full_like(prompt.patches, GREY))
-    forced = FORCED[kind.think] if config.force_think else ""
+    forced = processor.opening(kind.think) if config.force_think else ""
     return Ask(order=order, conversation=conversation, prompt=prompt, kind=kind, forced=forced)

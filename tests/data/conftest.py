@@ -27,7 +27,7 @@ WORDS = "red green blue one two three cat dog house tree count the what is in im
 
 @pytest.fixture(scope="session")
 def processor() -> SailVLProcessor:
-    return SailVLProcessor(train_tokenizer([" ".join(WORDS)] * 4, 320), min_pixels=28 * 28, max_pixels=112 * 112)
+    return SailVLProcessor(train_tokenizer([" ".join(WORDS)] * 4, 320), image={"max_pixels": 112 * 112})
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +13,12 @@ from PIL import Image
 
 from sail_train.data.batch import batch, placeholder
 from sail_train.data.decode import Decoded, decode
-from sail_train.data.measure import sizes
-from sail_train.processor.images import open_image
 from sail_train.processor.processor import SailVLProcessor
 from sail_train.types import IGNORE_INDEX, Conversation, Encoded
 
 
 def encode(processor: SailVLProcessor, sample: Conversation) -> Encoded:
-    return processor.encode(sample, sizes(sample))
+    return processor.encode(sample)
 
 
 def test_a_batch_lays_samples_end_to_end(processor: SailVLProcessor, make: SimpleNamespace) -> None:
@@ -40,8 +39,8 @@ def test_a_batch_lays_samples_end_to_end(processor: SailVLProcessor, make: Simpl
 def test_patches_are_those_of_the_processor(processor: SailVLProcessor, make: SimpleNamespace) -> None:
     sample = make.sample(1, images=2, side=84)
     (decoded,), _ = decode([encode(processor, sample)], processor)
-    for image, patches in zip(sample.images, decoded.patches, strict=True):
-        assert (patches == processor.patchify(open_image(image))[0]).all()
+    for visual, patches in zip(processor.measure(sample), decoded.patches, strict=True):
+        assert (patches == processor.pixels(visual)).all()
 
 
 def test_a_target_never_lies_in_another_sample(processor: SailVLProcessor, make: SimpleNamespace) -> None:
@@ -64,8 +63,9 @@ def test_a_sample_whose_pixels_fail_leaves_and_the_others_stay(
     processor: SailVLProcessor, make: SimpleNamespace
 ) -> None:
     good = encode(processor, make.sample(1))
-    bad = Encoded(**{**vars(good), "images": (make.broken_image(),)})
-    liar = Encoded(**{**vars(good), "images": (make.image(1, (56, 28)),)})
+    (visual,) = good.visuals
+    bad = replace(good, visuals=(replace(visual, data=make.broken_image()),))
+    liar = replace(good, visuals=(replace(visual, data=make.image(1, (56, 28))),))
     for run in (map, ThreadPoolExecutor(3).map):
         decoded, failed = decode([good, bad, good, liar], processor, run=run)
         assert [sample.encoded for sample in decoded] == [good, good]

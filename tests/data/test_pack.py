@@ -19,7 +19,7 @@ from sail_train.data.measure import Measure
 from sail_train.data.pack import Pack, Packed, best_fit
 from sail_train.data.shuffle import Shuffle
 from sail_train.processor.processor import SailVLProcessor
-from sail_train.types import Encoded, Row
+from sail_train.types import Encoded, Row, Visual
 
 
 def shuffle_of(config: DataConfig, *, seed: int = 0) -> Shuffle:
@@ -173,7 +173,7 @@ def test_modelled_flops_see_what_token_counts_do_not() -> None:
     cost = training_flops(shape)
     long, short = row(0, 400), Row(index=1, samples=tuple(row(1, 100).samples) * 4, position={})
     assert cost(long) > cost(short)
-    seen = Encoded(**{**vars(row(2, 400).samples[0]), "grids": ((8, 8),)})
+    seen = Encoded(**{**vars(row(2, 400).samples[0]), "visuals": (Visual(kind="image", data=b"", grids=((8, 8),)),)})
     with_image = Row(index=2, samples=(seen,), position={})
     assert cost(with_image) > cost(long)
     assert training_flops(shape, ["adapter"])(with_image) < cost(with_image)

@@ -29,7 +29,7 @@ def with_values(config: DataConfig, **values: Any) -> DataConfig:
 def row_print(row: Row) -> tuple[Any, ...]:
     """All of a row: order, keys, token ids, labels, image bytes and quarantine."""
     samples = [
-        (sample.source, sample.key, sample.input_ids.tobytes(), sample.labels.tobytes(), sample.grids, sample.images)
+        (sample.source, sample.key, sample.input_ids.tobytes(), sample.labels.tobytes(), sample.grids, sample.visuals)
         for sample in row.samples
     ]
     return row.index, samples, row.quarantined
@@ -182,7 +182,7 @@ def test_a_position_of_another_run_is_refused_with_what_changed(
         Stream(mixture, processor, seed=6).load_state(positions)
     with pytest.raises(ValueError, match="seq_length was 160 and is 170"):
         Stream(with_values(mixture, seq_length=170), processor, seed=5).load_state(positions)
-    smaller = SailVLProcessor(processor.tokenizer, max_pixels=56 * 56)
+    smaller = SailVLProcessor(processor.tokenizer, image={"max_pixels": 56 * 56})
     with pytest.raises(ValueError, match="processor was "):
         Stream(mixture, smaller, seed=5).load_state(positions)
     make.tar(tmp_path / "second" / "znew.tar", [("a.json", make.json())])

@@ -148,8 +148,13 @@ def test_duplicates_are_refused_and_the_first_is_kept() -> None:
     assert good(content) == {"a": {"json": b"1"}, "b": {"json": b"2"}}
 
 
-def test_videos_are_counted_as_unsupported() -> None:
-    assert reasons(archive(("a.mp4", b"x"), ("a.json", b"{}"))) == [("a", "video_unsupported")]
+@pytest.mark.parametrize("kind", ["mp4", "webm", "mkv", "mov", "avi"])
+def test_videos_are_read_up_to_a_limit_of_their_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = archive((f"a.0.{kind}", b"v" * 20), ("a.json", b"{}"), ("b.0.jpg", b"i" * 20))
+    monkeypatch.setattr("sail_train.data.tar.MAX_MEMBER_BYTES", 10)
+    assert reasons(content) == [("b", "too_large")] and good(content) == {"a": {f"0.{kind}": b"v" * 20, "json": b"{}"}}
+    monkeypatch.setattr("sail_train.data.tar.MAX_VIDEO_BYTES", 10)
+    assert reasons(content) == [("a", "too_large"), ("b", "too_large")]
 
 
 def test_names_without_an_extension_are_refused() -> None:

@@ -47,7 +47,7 @@ def conversation(
 @pytest.fixture(scope="session")
 def processor() -> SailVLProcessor:
     texts = ["Read 0 please please", "<think>\n1 2 3\n</think>\n\n\\boxed{123}", "0123456789 /think /no_think user"]
-    return SailVLProcessor(train_tokenizer(texts * 3, 340), min_pixels=28 * 28, max_pixels=56 * 56)
+    return SailVLProcessor(train_tokenizer(texts * 3, 340), image={"max_pixels": 56 * 56})
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from sail_train.eval.config import MODES
-from sail_train.eval.grading import answer_text, figures, followed, prompt_text, request
+from sail_train.eval.grading import figures, followed, prompt_text, request
 from sail_train.rewards import verify
 from sail_train.rewards.format import split_thought
 from sail_train.types import Completion, Conversation, Message, Part
@@ -82,12 +82,6 @@ def test_the_box_is_due_with_a_thought_or_a_boxed_reference(make_conversation: C
     assert graded(boxed, answer, "greedy")["format"] == 0.0
     assert graded(boxed, DIRECT, "greedy")["format"] == 1.0
     assert graded(plain, DIRECT, "on")["format"] == 0.0
-
-
-def test_a_forced_opening_belongs_to_the_answer() -> None:
-    assert answer_text("1 2 3\n</think>\n\n\\boxed{123}", MODES["on_forced"]) == THOUGHT
-    assert answer_text("\\boxed{123}", MODES["off_forced"]) == DIRECT
-    assert answer_text("123", MODES["on"]) == "123"
 
 
 def test_a_prompt_is_written_down_with_marks_for_images(make_conversation: Callable[..., Conversation]) -> None:

@@ -13,6 +13,7 @@ from sail_train.processor.processor import SailVLProcessor, build_processor
 from sail_train.processor.tokenizer import train_tokenizer
 from sail_train.types import Conversation, Message, Part
 
+SMALL = {"patch_size": 4, "max_pixels": 4096, "min_pixels": 64}
 TEXTS = ["What is the sum of the digits in the grid?", "The first row holds 3 and 4, so the sum is 7.", "system user"]
 
 
@@ -25,7 +26,7 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processor(tokenizer_dir: Path) -> SailVLProcessor:
-    return build_processor(ProcessorConfig(tokenizer=str(tokenizer_dir), patch_size=4, max_pixels=4096, min_pixels=64))
+    return build_processor(ProcessorConfig(tokenizer=str(tokenizer_dir), image=SMALL))
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +40,10 @@ def encoded_image() -> Callable[..., bytes]:
     return make
 
 
-def message(role: str, *parts: str | None) -> Message:
+def message(role: str, *parts: str | Part | None) -> Message:
     """A message of texts; None is an image."""
-    content = tuple(Part(type="image") if part is None else Part(type="text", text=part) for part in parts)
+    kinds = {None: Part(type="image")}
+    content = tuple(Part(type="text", text=part) if isinstance(part, str) else kinds.get(part, part) for part in parts)
     return Message(role=role, content=content)
 
 

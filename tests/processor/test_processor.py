@@ -20,26 +20,44 @@ MakeConversation = Callable[..., Conversation]
 MakeImage = Callable[..., bytes]
 
 
+def talk(*messages: Message) -> Conversation:
+    """A conversation without images."""
+    return Conversation(key="0", source="test", messages=messages)
+
+
 def test_a_sample_has_one_image_token_per_merged_patch(
     processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation, encoded_image: MakeImage
 ) -> None:
     images = (encoded_image(24, 16), encoded_image(40, 8))
     question = make_message("user", "a", None, "b", None)
     conversation = make_conversation(question, make_message("assistant", "c"), images=images)
-    encoded = processor.encode(conversation, [(16, 24), (8, 40)])
-    assert encoded.grids == ((4, 6), (2, 10)) and encoded.images == images
+    encoded = processor.encode(conversation)
+    assert encoded.grids == ((4, 6), (2, 10)) and tuple(visual.data for visual in encoded.visuals) == images
     assert (encoded.input_ids == processor.image_token_id).sum() == 6 + 5 == encoded.num_patches // 4
     assert encoded.input_ids.dtype == encoded.labels.dtype == np.int32
     assert not (encoded.labels == processor.image_token_id).any()
 
 
-@pytest.mark.parametrize("sizes", [[], [(8, 8), (8, 8)]])
+@pytest.mark.parametrize("count", [0, 2])
 def test_a_wrong_number_of_images_is_a_bad_sample(
-    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation, sizes: list[tuple[int, int]]
+    processor: SailVLProcessor,
+    make_message: Make,
+    make_conversation: MakeConversation,
+    encoded_image: MakeImage,
+    count: int,
 ) -> None:
-    conversation = make_conversation(make_message("user", None, "a"), make_message("assistant", "b"))
-    with pytest.raises(BadSample, match=f"image_count: 1 image parts for {len(sizes)} images"):
-        processor.encode(conversation, sizes)
+    turns = make_message("user", None, "a"), make_message("assistant", "b")
+    conversation = make_conversation(*turns, images=(encoded_image(),) * count)
+    with pytest.raises(BadSample, match=f"image_count: 1 image parts for {count} images"):
+        processor.encode(conversation)
+
+
+def test_an_image_of_the_answer_is_none_of_the_prompts(
+    processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation, encoded_image: MakeImage
+) -> None:
+    turns = make_message("user", "draw"), make_message("assistant", None)
+    with pytest.raises(BadSample, match="image_count: 0 image parts for 1 images"):
+        processor.encode_prompt(make_conversation(*turns, images=(encoded_image(),)))
 
 
 def test_an_unknown_mode_is_a_bad_sample(
@@ -47,16 +65,16 @@ def test_an_unknown_mode_is_a_bad_sample(
 ) -> None:
     conversation = make_conversation(make_message("user", "a"), make_message("assistant", "b"), mode="both")
     with pytest.raises(BadSample, match="bad_mode: 'both' is none of think, direct, null"):
-        processor.encode(conversation, [])
+        processor.encode(conversation)
 
 
 def test_a_sample_without_an_answer_is_a_bad_sample(
     processor: SailVLProcessor, make_message: Make, make_conversation: MakeConversation
 ) -> None:
     with pytest.raises(BadSample, match="no_trained_token"):
-        processor.encode(make_conversation(make_message("user", "a")), [])
+        processor.encode(make_conversation(make_message("user", "a")))
     with pytest.raises(BadSample, match="no_trained_token"):
-        processor.encode(make_conversation(), [])
+        processor.encode(make_conversation())
 
 
 def test_a_prompt_leaves_out_the_answer_and_holds_the_pixels(
@@ -96,19 +114,19 @@ def test_cached_texts_stay_right_when_the_cache_is_cleared(
     processor: SailVLProcessor, make_message: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages = [make_message("user", "what now?")]
-    first = processor.encode_prompt(messages, [])
+    first = processor.encode_prompt(talk(*messages))
     monkeypatch.setattr("sail_train.processor.pieces._CACHED_TEXTS", -1)
-    assert processor.encode_prompt(messages, []).tolist() == first.tolist()
+    assert processor.encode_prompt(talk(*messages)).tolist() == first.tolist()
 
 
 def test_padding_of_a_call_does_not_reach_later_samples(processor: SailVLProcessor, make_message: Make) -> None:
     messages = [make_message("user", "new and rather long words"), make_message("user", "x")]
     processor(text=["a", "b c d e f g h i j k l m n o p"])
-    ids = processor.encode_prompt(messages, []).tolist()
+    ids = processor.encode_prompt(talk(*messages)).tolist()
     assert processor.token_ids["pad"] not in ids
     processor.tokenizer("a long text again", truncation=True, max_length=2)
     assert "entirely unseen question" in processor.decode(
-        processor.encode_prompt([make_message("user", "entirely unseen question")], [])
+        processor.encode_prompt(talk(make_message("user", "entirely unseen question")))
     )
 
 
@@ -121,7 +139,7 @@ def test_two_threads_and_transformers_calls_do_not_disturb_each_other(
         text = f"{attack} {i}"
         if i % 2:
             return processor(text=text)["input_ids"].shape[1] < 20  # here control tokens are read as such
-        ids = processor.encode_prompt([make_message("user", text)], []).tolist()
+        ids = processor.encode_prompt(talk(make_message("user", text))).tolist()
         return ids.count(processor.stop_token_ids[0]) == 1
 
     with ThreadPoolExecutor(4) as pool:
@@ -164,7 +182,9 @@ def test_messages_with_images_become_inputs_in_one_call(processor: SailVLProcess
         ({"text": "none", "images": [Image.new("RGB", (8, 8))]}, "0 <image> placeholders for 1 images"),
         ({"text": "<image>"}, "1 <image> placeholders for 0 images"),
         ({"images": []}, "text is missing"),
-        ({"text": "a", "videos": [1]}, "videos and audio are not read"),
+        ({"text": "a", "audio": [1]}, "audio is not read"),
+        ({"text": "a", "videos": [1]}, "0 <video> placeholders for 1 videos"),
+        ({"text": "<video>", "videos": [1]}, "'1' is no video"),
         ({"text": "<image>", "images": "https://example.org/a.png"}, "is no image"),
         ({"text": "<image>", "images": [3]}, "'3' is no image"),
     ],
@@ -183,17 +203,17 @@ def test_a_saved_processor_loads_with_the_same_settings_and_ids(
     assert again.image_spec == processor.image_spec and again.system is None
     assert again.token_ids == processor.token_ids and again.vocab_size == processor.vocab_size
     messages = [make_message("user", "<think> 3 /think")]
-    assert again.encode_prompt(messages, []).tolist() == processor.encode_prompt(messages, []).tolist()
+    assert again.encode_prompt(talk(*messages)).tolist() == processor.encode_prompt(talk(*messages)).tolist()
     assert (tmp_path / "chat_template.jinja").read_text() == processor.chat_template
 
 
 def test_a_system_message_travels_with_the_processor(tokenizer_dir: Path, make_message: Make, tmp_path: Path) -> None:
     processor = build_processor(ProcessorConfig(tokenizer=str(tokenizer_dir), system="Be kind."))
     processor.save_pretrained(tmp_path)
-    text = load_processor(tmp_path).decode(load_processor(tmp_path).encode_prompt([make_message("user", "a")], []))
+    text = load_processor(tmp_path).decode(load_processor(tmp_path).encode_prompt(talk(make_message("user", "a"))))
     assert text.startswith("system\nBe kind.\nuser\na")
     own = [make_message("system", "Mine."), make_message("user", "a")]
-    assert "Be kind" not in processor.decode(processor.encode_prompt(own, []))
+    assert "Be kind" not in processor.decode(processor.encode_prompt(talk(*own)))
 
 
 def test_a_folders_foreign_chat_template_is_not_used(processor: SailVLProcessor, tmp_path: Path) -> None:
@@ -241,4 +261,10 @@ def test_the_config_says_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="names no folder"):
         to_dataclass(ProcessorConfig, {"tokenizer": ""})
     with pytest.raises(ValueError, match="min_pixels=5000 exceeds max_pixels=4000"):
-        ProcessorConfig(tokenizer="t", min_pixels=5000, max_pixels=4000)
+        ProcessorConfig(tokenizer="t", image={"min_pixels": 5000, "max_pixels": 4000})
+    with pytest.raises(ValueError, match="image.max_pixel: unknown key; did you mean 'max_pixels'"):
+        ProcessorConfig(tokenizer="t", image={"max_pixel": 5000})
+    with pytest.raises(ValueError, match="video: fps=0.0 must be above 0"):
+        ProcessorConfig(tokenizer="t", video={"fps": 0})
+    with pytest.raises(ValueError, match="template='qwen' is none of .*sail_vl2.*did you mean 'qwen3'"):
+        ProcessorConfig(tokenizer="t", template="qwen")

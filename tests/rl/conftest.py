@@ -27,7 +27,8 @@ PATCH_DIM = 48
 def processor(tmp_path_factory: pytest.TempPathFactory) -> SailVLProcessor:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(["What is the sum of the digits?", "\\boxed{12} and 3 4"] * 5, 300).save_pretrained(folder)
-    return build_processor(ProcessorConfig(tokenizer=str(folder), patch_size=4, min_pixels=64, max_pixels=256))
+    image = {"patch_size": 4, "min_pixels": 64, "max_pixels": 256}
+    return build_processor(ProcessorConfig(tokenizer=str(folder), image=image))
 
 
 @pytest.fixture

@@ -145,9 +145,8 @@ def test_a_forced_opening_is_graded_with_the_response(roll, processor):
 
 
 def test_forced_openings_are_those_that_the_processor_writes(processor, make_conversation):
-    from sail_train.rl.rollout import FORCED
-
-    for mode, opening in FORCED.items():
+    for mode in ("on", "off", "auto"):
+        opening = processor.opening(mode)
         plain = processor.prompt(make_conversation(0), uid="x", think=mode).input_ids
         forced = processor.prompt(make_conversation(0), uid="x", think=mode, force=True).input_ids
         assert processor.tokenizer.decode(forced[len(plain) :]) == opening

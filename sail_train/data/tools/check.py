@@ -1,6 +1,7 @@
 """`sail-train data check`: reads every sample of some shards the way training would, and says what is wrong.
 
-Structure, conversation, images down to the last pixel, repetitions, and with a processor lengths in tokens.
+Structure, conversation, images down to the last pixel, videos' frames, repetitions, and with a processor lengths in
+tokens.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from rich.table import Table
 
 from sail_train.config import to_mapping
 from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.data.measure import check_capacity, parsers, sizes
+from sail_train.data.measure import check_capacity, check_headers, parsers
 from sail_train.data.shards import ShardFile, expand
 from sail_train.data.tools.processors import open_processor
 from sail_train.processor.images import open_image
+from sail_train.processor.visuals import measure_video, pixels
 from sail_train.types import BadSample, Conversation
+from sail_train.visual import ImageSpec, VideoSpec
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
@@ -42,6 +45,7 @@ class CheckReport:
     samples: int = 0
     """Good ones."""
     images: int = 0
+    videos: int = 0
     modes: Counter[str] = field(default_factory=Counter)
     """Good samples by mode."""
     bad: Counter[str] = field(default_factory=Counter)
@@ -51,7 +55,7 @@ class CheckReport:
     repeated_keys: int = 0
     """Keys that an earlier shard has too: allowed, but nothing then tells the samples apart."""
     repeated_contents: int = 0
-    """Samples whose text and images an earlier one has too."""
+    """Samples whose text, images and videos an earlier one has too."""
     lengths: dict[str, list[float]] = field(default_factory=dict)
     """Minimum, median, 95th percentile and maximum of tokens, trained tokens and patches a sample."""
 
@@ -127,18 +131,26 @@ class _Checker:
                 key = raw.key
                 conversation = self._parse(raw)
                 self._measure(conversation)
-                for image in conversation.images:
-                    open_image(image)
+                self._decode(conversation)
                 yield key, conversation
             except BadSample as error:
                 yield key, error
         file.close()
 
+    def _decode(self, conversation: Conversation) -> None:
+        """Images to their last pixel; of videos the frames that the model, or else a usual one, looks at."""
+        for image in conversation.images:
+            open_image(image)
+        image_spec = self._processor.image_spec if self._processor else ImageSpec()
+        video_spec = self._processor.video_spec if self._processor else VideoSpec()
+        for video in conversation.videos:
+            pixels(measure_video(video, image_spec, video_spec, fps=conversation.fps), image_spec)
+
     def _measure(self, conversation: Conversation) -> None:
-        measured = sizes(conversation)
+        check_headers(conversation)
         if self._processor is None:
             return
-        encoded = self._processor.encode(conversation, measured)
+        encoded = self._processor.encode(conversation)
         check_capacity(encoded.num_tokens, encoded.num_patches, self._config)
         values = (encoded.num_tokens, encoded.num_trained, encoded.num_patches)
         for name, value in zip(self._measured, values, strict=True):
@@ -147,10 +159,11 @@ class _Checker:
     def _good(self, conversation: Conversation) -> None:
         self._report.samples += 1
         self._report.images += len(conversation.images)
+        self._report.videos += len(conversation.videos)
         self._report.modes[conversation.mode or "none"] += 1
         content = hashlib.blake2b(repr(conversation.messages).encode(), digest_size=16)
-        for image in conversation.images:
-            content.update(hashlib.blake2b(image, digest_size=16).digest())
+        for file in (*conversation.images, *conversation.videos):
+            content.update(hashlib.blake2b(file, digest_size=16).digest())
         self._report.repeated_contents += content.digest() in self._contents
         self._contents.add(content.digest())
 
@@ -159,7 +172,8 @@ def run(argv: list[str]) -> int:
     """The command; 0 if nothing is wrong."""
     parser = argparse.ArgumentParser(
         prog="sail-train data check",
-        description="Read every sample of some shards, decode every image, and report what training would refuse.",
+        description="Read every sample of some shards, decode its images and videos, and report what training would "
+        "refuse.",
         epilog="example: sail-train data check 'data/llava/*.tar' --processor runs/tiny/align --seq-length 1024",
     )
     parser.add_argument("shards", nargs="+", help="paths, globs or brace patterns of .tar files")
@@ -191,7 +205,8 @@ def show(report: CheckReport) -> None:
     """Prints the report."""
     console = Console(soft_wrap=True, highlight=False)
     modes = ", ".join(f"{count} {mode}" for mode, count in report.modes.most_common())
-    console.print(f"{report.shards} shards, {report.samples} good samples ({modes}), {report.images} images")
+    videos = f", {report.videos} videos" if report.videos else ""
+    console.print(f"{report.shards} shards, {report.samples} good samples ({modes}), {report.images} images{videos}")
     for reason, count in report.bad.most_common():
         console.print(f"{count} bad: {reason}", style="red")
         for example in report.examples[reason]:

@@ -1,6 +1,7 @@
 """`sail-train data inspect`: the first samples of some shards as the model will see them.
 
-Images after resizing, every token with its id, and which tokens are trained on: on the terminal, or as one HTML page.
+Images and videos as the vision encoder gets them, every token with its id, and which tokens are trained on: on the
+terminal, or as one HTML page.
 The samples are strangers' text: all of it is escaped.
 """
 
@@ -16,23 +17,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
 from sail_train.data.config import SourceConfig
-from sail_train.data.measure import parsers, sizes
+from sail_train.data.measure import parsers
 from sail_train.data.shards import ShardFile, expand
 from sail_train.data.tools.processors import open_processor
-from sail_train.processor.images import open_image
-from sail_train.types import IGNORE_INDEX, BadSample
+from sail_train.processor.images import image_size
+from sail_train.processor.patches import unpatchify
+from sail_train.processor.video import probe
+from sail_train.types import IGNORE_INDEX, BadSample, Visual
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
 
 
+_ACROSS = 8
+"""Pictures in a row."""
+_GAP = 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeenToken:
-    """One token, or a run of an image's placeholders."""
+    """One token, or a run of a picture's placeholders."""
 
     text: str
     id: int
@@ -41,14 +51,23 @@ class SeenToken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenImage:
-    """One image as the vision encoder gets it."""
+class SeenVisual:
+    """One image or video as the vision encoder gets it: its tiles or frames side by side."""
 
+    kind: str
     png: bytes
     size: tuple[int, int]
     """(height, width) in the shard."""
     resized: tuple[int, int]
+    """Of one picture."""
+    num_pictures: int
     num_tokens: int
+
+    @property
+    def caption(self) -> str:
+        (height, width), (rows, cols) = self.size, self.resized
+        times = f"{self.num_pictures} x " if self.num_pictures > 1 else ""
+        return f"{self.kind} {width}x{height} -> {times}{cols}x{rows}, {self.num_tokens} tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +77,7 @@ class SeenSample:
     key: str
     shard: str
     problem: str = ""
-    images: tuple[SeenImage, ...] = ()
+    visuals: tuple[SeenVisual, ...] = ()
     tokens: tuple[SeenToken, ...] = ()
     facts: str = ""
     """Answer, verifier, mode and the numbers of tokens."""
@@ -78,12 +97,11 @@ def seen_samples(
                 raw = file.sample(index, place)
                 key = raw.key
                 conversation = parse(raw)
-                measured = sizes(conversation)
-                encoded = processor.encode(conversation, measured)
+                encoded = processor.encode(conversation)
                 yield SeenSample(
                     key=key,
                     shard=path,
-                    images=tuple(_image(data, processor) for data in conversation.images),
+                    visuals=tuple(_seen(visual, processor) for visual in encoded.visuals),
                     tokens=tuple(_tokens(encoded.input_ids.tolist(), encoded.labels.tolist(), processor)),
                     facts=f"{encoded.num_tokens} tokens, {encoded.num_trained} trained, {encoded.num_patches} patches; "
                     f"answer={conversation.answer!r}, verifier={conversation.verifier!r}, mode={conversation.mode!r}",
@@ -93,18 +111,32 @@ def seen_samples(
         file.close()
 
 
-def _image(data: bytes, processor: SailVLProcessor) -> SeenImage:
-    image = open_image(data)
-    spec = processor.image_spec
-    height, width = spec.resize(image.height, image.width)
+def _seen(visual: Visual, processor: SailVLProcessor) -> SeenVisual:
+    spec, grid, patches = processor.image_spec, visual.grids[0], processor.pixels(visual)
+    info = probe(visual.data) if visual.kind == "video" else None
     buffer = io.BytesIO()
-    image.resize((width, height)).save(buffer, "PNG")
-    return SeenImage(
+    pictures = [unpatchify(part, grid, spec) for part in np.split(patches, len(visual.grids))]
+    Image.fromarray(_sheet(pictures)).save(buffer, "PNG")
+    return SeenVisual(
+        kind=visual.kind,
         png=buffer.getvalue(),
-        size=(image.height, image.width),
-        resized=(height, width),
-        num_tokens=spec.num_tokens(image.height, image.width),
+        size=(info.height, info.width) if info else image_size(visual.data),
+        resized=(grid[0] * spec.patch_size, grid[1] * spec.patch_size),
+        num_pictures=len(pictures),
+        num_tokens=spec.tokens_of(visual.grids),
     )
+
+
+def _sheet(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures of one size in rows of at most `_ACROSS`, with white gaps."""
+    height, width, _ = pictures[0].shape
+    cols = min(len(pictures), _ACROSS)
+    rows = -(-len(pictures) // cols)
+    sheet = np.full((rows * (height + _GAP) - _GAP, cols * (width + _GAP) - _GAP, 3), 255, dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        top, left = number // cols * (height + _GAP), number % cols * (width + _GAP)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
 
 
 def _tokens(ids: list[int], labels: list[int], processor: SailVLProcessor) -> Iterator[SeenToken]:
@@ -140,15 +172,15 @@ def _section(sample: SeenSample) -> str:
     title = f"<h2>{html.escape(sample.key)}</h2><div class=facts>{html.escape(sample.shard)}</div>"
     if sample.problem:
         return f"<section>{title}<p class=bad>{html.escape(sample.problem)}</p></section>"
-    images = "".join(_figure(image) for image in sample.images)
+    visuals = "".join(_figure(visual) for visual in sample.visuals)
     tokens = "".join(_span(token) for token in sample.tokens)
     facts = f"<div class=facts>{html.escape(sample.facts)}</div>"
-    return f"<section>{title}{facts}{images}<pre>{tokens}</pre></section>"
+    return f"<section>{title}{facts}{visuals}<pre>{tokens}</pre></section>"
 
 
-def _figure(image: SeenImage) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(image.png).decode()}"
-    caption = f"{image.size[1]}x{image.size[0]} &rarr; {image.resized[1]}x{image.resized[0]}, {image.num_tokens} tokens"
+def _figure(visual: SeenVisual) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(visual.png).decode()}"
+    caption = html.escape(visual.caption.replace("->", "\N{RIGHTWARDS ARROW}"))
     return f'<figure><img src="{source}" alt=""><figcaption>{caption}</figcaption></figure>'
 
 
@@ -167,9 +199,8 @@ def show(sample: SeenSample, console: Console) -> None:
         console.print(sample.problem, style="red", markup=False)
         return
     console.print(sample.facts, style="dim", markup=False)
-    for image in sample.images:
-        (height, width), (rows, cols) = image.size, image.resized
-        console.print(f"image {width}x{height} -> {cols}x{rows}, {image.num_tokens} tokens", style="dim")
+    for visual in sample.visuals:
+        console.print(visual.caption, style="dim")
     line = Text()
     for token in sample.tokens:
         content = token.text if token.count == 1 else f"{token.text}x{token.count}"

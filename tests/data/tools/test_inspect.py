@@ -16,7 +16,7 @@ def test_samples_are_seen_as_the_model_sees_them(
 ) -> None:
     files = [("a.0.png", make.image(1, (50, 90))), ("a.json", make.json("red cat", images=1, answer="red"))]
     (sample,) = seen_samples([str(make.tar(tmp_path / "a.tar", files))], processor)
-    (image,) = sample.images
+    (image,) = sample.visuals
     assert (image.size, image.resized, image.num_tokens) == ((50, 90), (56, 84), 6)
     assert Image.open(io.BytesIO(image.png)).size == (84, 56)
     assert [token.count for token in sample.tokens if token.id == processor.image_token_id] == [6]
