@@ -7,6 +7,7 @@ A command is `run(arguments) -> exit code` with a parser of its own. Heavy impor
 COMMANDS = {
     "run": ("sail_train.commands.run:run", "train a recipe, stage after stage, or one stage"),
     "config": ("sail_train.commands.show:run", "print a composed config and where each value comes from"),
+    "model": ("sail_train.commands.model:run", "tell a model's parts, parameters, tokens, FLOPs and memory"),
     "eval": ("sail_train.commands.evaluate:run", "score a model on held-out shards"),
     "chat": ("sail_train.commands.chat:run", "ask a model about an image"),
     "serve": ("sail_train.commands.serve:run", "serve a model: an OpenAI-compatible endpoint and a web page"),
