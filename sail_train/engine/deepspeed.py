@@ -69,6 +69,7 @@ class TrainEngine:
         engine: EngineConfig,
         max_steps: int,
         accumulation: int,
+        leaves: Sequence[torch.nn.Module] = (),
     ) -> None:
         """
         Args:
@@ -76,6 +77,8 @@ class TrainEngine:
             parts: every named parameter of the module, by part.
             max_steps: length of the schedule.
             accumulation: micro batches per step and rank.
+            leaves: parts of the module whose weights ZeRO 3 gathers together, because what is called inside them
+                differs from rank to rank: the blocks of a mixture of experts.
         """
         named = [parameter for part in parts.values() for _, parameter in part]
         assert len(named) == len({*named, *module.parameters()}), "parts must hold every parameter once"
@@ -95,7 +98,8 @@ class TrainEngine:
         self.bad_in_a_row = 0
         self._names = {p: name for name, p in module.named_parameters()}
         self._sizes = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
-        self._engine = setup.start(module, build_optimizer(parts, optim), engine, accumulation=accumulation)
+        optimizer = build_optimizer(parts, optim)
+        self._engine = setup.start(module, optimizer, engine, accumulation=accumulation, leaves=leaves)
         self._gradients = gradients.gradients_of(self._engine, zero_stage=engine.zero_stage)
         self._torch = fragments.torch_optimizer(self._engine, zero_stage=engine.zero_stage)
         self._fragments = fragments.fragments_of(self._engine, self._names, zero_stage=engine.zero_stage)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +45,12 @@ class WorkStep:
     """This rank's values to be summed over ranks; see `metrics.means` for how pairs of them become means."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Values for metrics.jsonl as they are; rank 0's count."""
+    routed_tokens: float = 0.0
+    """Tokens of all ranks' batches that train something; the same on every rank."""
     quarantined: Sequence[Mapping[str, Any]] = ()
     """Bad samples of this rank; written to quarantine.jsonl with the step."""
+    finish: Callable[[StepResult], Mapping[str, Any]] | None = None
+    """Called on all ranks after the step: what it returns joins `metrics`."""
 
 
 class Work(Protocol):
@@ -122,7 +126,7 @@ def train(
             sums = {**local_sums(step.batches, shape, engine.trained), **step.sums, "stop": stop.flag}
             sums["quarantined"] = float(len(step.quarantined))
             result = engine.step(step.batches, step.loss, step.denominator, extra=sums)
-            metrics.record(result, step.metrics)
+            metrics.record(result, {**step.metrics, **(step.finish(result) if step.finish else {})})
             session.quarantine(result, step)
             if not result.skipped and _due(engine.step_count, config.valid_every):
                 session.validate(metrics)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,14 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: EngineConfig, *, accumulation: int) -> Any:
+def start(
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: EngineConfig,
+    *,
+    accumulation: int,
+    leaves: Sequence[torch.nn.Module] = (),
+) -> Any:
     """A DeepSpeed engine around `module`; joins the process group first if nobody has."""
     dist.init(timeout_minutes=config.timeout_minutes)
     os.environ.setdefault("LOCAL_RANK", str(dist.local_rank()))  # it asserts the variable, also for one process
@@ -80,6 +87,8 @@ def start(module: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Eng
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     from deepspeed.runtime import bf16_optimizer
 
+    for leaf in leaves if config.zero_stage == 3 else ():
+        deepspeed.utils.set_z3_leaf_module(leaf, True)
     with (
         # A check for Muon imports it, its decorators compile, and that imports inductor: 4 s for nothing.
         _replaced(torch, "compile", lambda function=None, **_: function or (lambda decorated: decorated)),

@@ -21,6 +21,7 @@ from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.loop import WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
+from sail_train.loops.balance import routed_tokens
 from sail_train.loops.config import RunConfig
 from sail_train.loops.outcome import Outcome
 from sail_train.loops.stage import evaluate_start, train_stage
@@ -97,11 +98,13 @@ class RLWork:
             metrics = self._roll()
         rollouts = self._updates.popleft()
         batches = self._pack(rollouts)
-        (denominator,) = dist.all_reduce_sums([self._objective.denominator(rollouts)])
+        counted = self._objective.denominator(rollouts)
+        denominator, tokens = dist.all_reduce_sums([counted, float(routed_tokens(batches))])
         return WorkStep(
             batches=batches,
             loss=self._loss,
             denominator=denominator,
+            routed_tokens=tokens,
             metrics=metrics,
             quarantined=self._prompts.take_quarantined(),
         )

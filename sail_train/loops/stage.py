@@ -11,9 +11,11 @@ from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.loop import Work, train
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
+from sail_train.loops.balance import BalancedWork
 from sail_train.loops.config import RunConfig
 from sail_train.loops.evaluation import evaluate_run, metrics_before
 from sail_train.loops.outcome import Outcome
+from sail_train.model.router import Routers
 from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.processor.processor import SailVLProcessor
 
@@ -34,7 +36,12 @@ def train_stage(
     config: RunConfig,
     run_dir: RunDir,
 ) -> Outcome:
-    """Trains to the end or until asked to stop; a finished stage leaves its model folder and its evaluation."""
+    """Trains to the end or until asked to stop; a finished stage leaves its model folder and its evaluation.
+
+    The experts of a mixture are balanced whatever the loop.
+    """
+    if routers := Routers(vlm.language_model):
+        work = BalancedWork(work, routers, coefficient=config.model.language.router_aux_loss_coef)
     trained = train(
         engine,
         work,
@@ -44,6 +51,7 @@ def train_stage(
         shape=setup.model_shape(config, vlm),
         settings=_written_config(run_dir),
     )
+    routers.close()
     outcome = Outcome(status=trained.status, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds)
     if trained.status == "finished":
         folder = setup.write_model(engine, vlm, processor, run_dir)

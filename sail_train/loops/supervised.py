@@ -18,6 +18,7 @@ from sail_train.engine.deepspeed import Loss, TrainEngine
 from sail_train.engine.loop import WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
+from sail_train.loops.balance import routed_tokens
 from sail_train.loops.config import RunConfig
 from sail_train.loops.outcome import Outcome
 from sail_train.loops.stage import evaluate_start, train_stage
@@ -58,11 +59,13 @@ class SupervisedWork:
         """The next global step. The one collective before the first backward is the denominator's."""
         step = next(self._stream)
         self._positions = step.positions
-        (denominator,) = dist.all_reduce_sums([float(sum(self._count(batch) for batch in step.batches))])
+        counted = float(sum(self._count(batch) for batch in step.batches))
+        denominator, tokens = dist.all_reduce_sums([counted, float(routed_tokens(step.batches))])
         return WorkStep(
             batches=step.batches,
             loss=self._loss,
             denominator=denominator,
+            routed_tokens=tokens,
             sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches, self._sources)},
             quarantined=step.quarantined,
         )
