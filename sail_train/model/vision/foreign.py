@@ -33,12 +33,24 @@ class ForeignEncoder(nn.Module):
         self.asks = "interpolate_pos_encoding" in inputs
         self.only_grid = None if self._resizes() else self._native_grid()
         self.blank_grid = self.only_grid or (merge_size, merge_size)
+        # For DeepSpeed: ZeRO 3 gathers all weights once per forward. The model is called once per shape of picture,
+        # which ranks do not have in common; gathered layer by layer they would wait for each other.
+        self._z3_leaf = True
 
-    def forward(self, patches: Tensor, grids: Grids) -> Tensor:
-        """(P, hidden_size) features of (P, patch_dim) uint8 patches; ValueError for a size it cannot take."""
-        dtype = next(self.model.parameters()).dtype
-        pieces = normalise(patches, self.config).to(dtype).split([rows * cols for rows, cols in grids])
-        features: list[Tensor] = [patches] * len(grids)
+    def __call__(self, patches: Tensor, grids: Grids) -> Tensor:
+        """(P, hidden_size) features of (P, patch_dim) uint8 patches; ValueError for a size it cannot take.
+
+        The module proper begins at the normalised values: where it trains they ask for a gradient, since DeepSpeed
+        sees the end of a leaf's backward by its inputs', and bytes have none.
+        """
+        values = normalise(patches, self.config).to(next(self.model.parameters()).dtype)
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        return super().__call__(values.requires_grad_(trains), grids)
+
+    def forward(self, values: Tensor, grids: Grids) -> Tensor:
+        """(P, hidden_size) features of (P, patch_dim) normalised patches."""
+        pieces = values.split([rows * cols for rows, cols in grids])
+        features: list[Tensor] = [values] * len(grids)
         for grid in dict.fromkeys(grids):
             where = [i for i, other in enumerate(grids) if other == grid]
             batch = self._batch(torch.stack([pieces[i] for i in where]), *grid)
