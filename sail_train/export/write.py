@@ -2,19 +2,21 @@
 
 The folder holds safetensors, config, generation config, tokenizer, processor and chat template. Format "sail" is ours:
 other tools load it after `import sail_train.auto`. "code" is the same with the code of model and processor beside it,
-for `trust_remote_code=True` where sail_train is not installed.
+for `trust_remote_code=True` where sail_train is not installed. "released" has the names of SAIL-VL2's own folders.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sail_train.config import choice
 from sail_train.export.code import AUTO_MAP, code_files
+from sail_train.export.released import released_config, write_released
 from sail_train.export.shards import SHARD_SIZE, aside, parse_size, weight_bytes
 from sail_train.model.build import load_model
 from sail_train.model.folder import read_config, resolve, weight_files
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 FORMATS = {
     "sail": "ours, loaded with `import sail_train.auto`",
     "code": "ours with the code beside it, loaded with trust_remote_code=True",
+    "released": "SAIL-VL2's as it was released, by key names and config",
 }
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -54,18 +57,37 @@ def export(
     saved = read_config(folder).get("dtype") or "float32"
     dtype = dtype or saved
     width = choice("dtype", dtype, _WIDTHS)
-    with aside(out, weight_bytes(weight_files(folder)) * width // _WIDTHS.get(saved, 4)) as writing:
+    need = weight_bytes(weight_files(folder)) * width // _WIDTHS.get(saved, 4)
+    with aside(out, 2 * need if format == "released" else need) as writing:
         vlm, processor = load_model(folder, dtype=dtype), load_processor(folder)
         check_fit(vlm, processor, folder)
         check_finite(vlm, folder)
+        if format == "released":
+            released_config(vlm, processor)  # what it refuses is refused before anything is written
         vlm.save_pretrained(writing, max_shard_size=limit)
-        processor.save_pretrained(writing)
-        _point_to_code(writing, AUTO_MAP if format == "code" else {})
+        if format == "released":
+            _as_released(vlm, processor, writing, limit)
+        else:
+            processor.save_pretrained(writing)
+            _point_to_code(writing, AUTO_MAP if format == "code" else {})
         if format == "code":
             for name, text in code_files().items():
                 (writing / name).write_text(text, encoding="utf-8")
     log.info("exported %s to %s in %s (%s)", folder, out, dtype, FORMATS[format])
     return out
+
+
+def _as_released(
+    vlm: SailVLForConditionalGeneration, processor: SailVLProcessor, folder: Path, shard_size: int
+) -> None:
+    """Turn a folder of ours into one in the released format."""
+    ours = folder / "ours"
+    ours.mkdir()
+    for file in list(folder.iterdir()):
+        if file != ours:
+            file.rename(ours / file.name)
+    write_released(vlm, processor, ours, folder, shard_size)
+    shutil.rmtree(ours)
 
 
 def _point_to_code(folder: Path, auto_map: Mapping[str, str]) -> None:

@@ -20,12 +20,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from sail_train.config import choice
 from sail_train.model.config import AdapterConfig, LanguageConfig, ModelConfig, VisionConfig
-from sail_train.model.folder import read_config, resolve, tensors, weight_files
+from sail_train.model.folder import read_config, resolve, weight_files
 from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.initialise import initialise, part_generator
 from sail_train.model.language import text_config
 from sail_train.model.names import PARTS
 from sail_train.model.probe import check_packed
+from sail_train.model.released import part_tensors
+from sail_train.model.released_config import part_config
 from sail_train.model.shapes import check_shapes, language_values
 from sail_train.model.vision.foreign import ForeignEncoder
 from sail_train.model.vlm import SailVLForConditionalGeneration
@@ -146,7 +148,7 @@ def _from_parts(
 ) -> SailVLForConditionalGeneration:
     rows = max(vocab_size, config.language.vocab_size or 0)
     if "language" in folders:
-        rows = max(rows, language_values(read_config(folders["language"])).get("vocab_size", 0))
+        rows = max(rows, language_values(part_config(folders["language"])).get("vocab_size", 0))
     with no_init_weights():  # every weight is drawn or loaded below
         vlm = SailVLForConditionalGeneration(hf_config(config, token_ids=token_ids, vocab_size=rows))
     vlm.language_model.tie_weights()
@@ -156,14 +158,14 @@ def _from_parts(
             check_shapes(config, folders[part], part)
             load_part(
                 module,
-                _part_tensors(module, folders[part], part),
+                read_part(module, folders[part], part),
                 part=part,
                 folder=folders[part],
                 generator=part_generator(seed, f"{part}/rows"),
             )
         else:
             initialise(module, std=own.initializer_range, generator=part_generator(seed, part))
-    vlm.generation_config = _generation_config(token_ids)
+    vlm.generation_config = generation_config(token_ids)
     return vlm
 
 
@@ -176,15 +178,15 @@ def _folders(config: ModelConfig, parents: Mapping[str, str]) -> dict[str, Path]
     return {part: resolve(path) for part, path in chosen.items() if path}
 
 
-def _part_tensors(module: nn.Module, folder: Path, part: str) -> Iterator[tuple[str, Tensor]]:
+def read_part(module: nn.Module, folder: Path, part: str) -> Iterator[tuple[str, Tensor]]:
+    """(name within the part, tensor) of a part's weights in a folder, for the part's `module`."""
     if isinstance(module, ForeignEncoder):
         return module.tensors(folder)
-    if read_config(folder).get("model_type") == SailVLConfig.model_type:
-        return tensors(folder, PARTS[part])
-    return tensors(folder)
+    return part_tensors(folder, part, known=module.state_dict().keys())
 
 
-def _generation_config(token_ids: Mapping[str, int]) -> GenerationConfig:
+def generation_config(token_ids: Mapping[str, int]) -> GenerationConfig:
+    """Greedy, up to either of the end tokens."""
     return GenerationConfig(
         eos_token_id=[token_ids["eos"], token_ids["pad"]], pad_token_id=token_ids["pad"], do_sample=False
     )

@@ -13,6 +13,7 @@ from sail_train.model.config import LanguageConfig, ModelConfig
 from sail_train.model.folder import read_config
 from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.language import from_values, text_config
+from sail_train.model.released_config import part_config
 from sail_train.model.vision.foreign_weights import check_foreign
 
 _NOT_SHAPES = {
@@ -24,11 +25,12 @@ _NOT_SHAPES = {
 
 def check_shapes(config: ModelConfig, folder: Path, part: str) -> None:
     """ValueError if a folder's part is not of the config's shapes; names the field and both values."""
-    values = read_config(folder)
+    foreign = part == "vision" and config.vision.type == "transformers"
+    values = read_config(folder) if foreign else part_config(folder)
     if part == "language":
         _check_language(config.language, language_values(values), folder)
         return
-    if part == "vision" and config.vision.type == "transformers":
+    if foreign:
         check_foreign(config.vision, values, folder)
         if values.get("model_type") != SailVLConfig.model_type:
             return

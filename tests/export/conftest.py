@@ -29,7 +29,7 @@ EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2
 
 
 def model_config(kind: str, **language: Any) -> ModelConfig:
-    """"native" with Qwen3's chat style, or "aimv2" with tiles and SAIL-VL2's."""
+    """ "native" with Qwen3's chat style, or "aimv2" with tiles and SAIL-VL2's."""
     return ModelConfig(
         vision=VisionConfig(
             hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=4,

@@ -15,7 +15,10 @@ SMALL = {
     "__init__.py": "",
     "numbers.py": "NAME = 'sail_train'\n\n\ndef double(x: int) -> int:\n    return 2 * x  # é: two bytes\n",
     "model/__init__.py": 'KINDS = {"plain": "sail_train.model.kinds.plain:Plain", "none": "sail_train.absent:X"}\n',
-    "model/hf_config.py": '"""Doc."""\n\nfrom __future__ import annotations\n\nVALUE = 3\n\n\nclass SailVLConfig:\n    def __post_init__(self): ...\n',
+    "model/hf_config.py": (
+        '"""Doc."""\n\nfrom __future__ import annotations\n\nVALUE = 3\n\n\n'
+        "class SailVLConfig:\n    def __post_init__(self): ...\n"
+    ),
     "model/kinds/__init__.py": "",
     "model/kinds/plain.py": (
         "from sail_train.model import KINDS, tables\n\n\nclass Plain:\n    value = tables.VALUE * len(KINDS) // 2\n"
@@ -33,7 +36,10 @@ SMALL = {
         "def fast() -> None:\n    from an_extra import kernel  # on GPUs\n\n    kernel()\n"
     ),
     "processor/__init__.py": "",
-    "processor/processor.py": "from sail_train.numbers import double\n\nSIX = double(3)\n\n\nclass SailVLProcessor:\n    def to_dict(self): ...\n",
+    "processor/processor.py": (
+        "from sail_train.numbers import double\n\nSIX = double(3)\n\n\n"
+        "class SailVLProcessor:\n    def to_dict(self): ...\n"
+    ),
     "unreached.py": "import webdataset\n",
 }
 

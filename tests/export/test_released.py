@@ -1,0 +1,185 @@
+"""Ours -> the released format -> ours: nothing is lost, and what it has no words for is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sail_train.export.importing import import_released
+from sail_train.export.write import export
+from sail_train.model.build import load_model
+from sail_train.processor.processor import load_processor
+
+EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize(
+    "language", [{}, {"tie_word_embeddings": False}, EXPERTS], ids=["tied", "untied", "mixture of experts"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_exported_comes_back_bit_for_bit(
+    make_run: Callable[..., Path], tmp_path: Path, language: dict[str, Any], dtype: str
+) -> None:
+    run = make_run(tmp_path / "run", "aimv2", dtype=dtype, **language)
+    ours = weights(run / "model")
+    released = export(run, tmp_path / "released", format="released")
+    back = import_released(released, tmp_path / "back")
+    found = weights(back)
+    assert found.keys() == ours.keys()
+    assert all(torch.equal(found[name], ours[name]) and found[name].dtype == ours[name].dtype for name in ours)
+    for name in ("config.json", "processor_config.json", "generation_config.json", "tokenizer.json"):
+        first, second = (json.loads((folder / name).read_text()) for folder in (run / "model", back))
+        assert first == second, name
+    ids = torch.arange(6)[None]
+    assert torch.equal(load_model(run)(input_ids=ids).logits, load_model(back)(input_ids=ids).logits)
+
+
+def test_a_released_folder_has_the_names_that_the_checkpoints_have(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    released = export(make_run(tmp_path / "run", "aimv2", **EXPERTS), tmp_path / "released", format="released")
+    found = weights(released)
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    layer = "vision_model.trunk.blocks.1."
+    expected = {
+        "vision_model.preprocessor.patchifier.proj.weight": (16, 3, 4, 4),
+        "vision_model.preprocessor.patchifier.proj.bias": (16,),
+        "vision_model.preprocessor.patchifier.norm.weight": (16,),
+        "vision_model.preprocessor.pos_embed": (1, 16, 16),
+        f"{layer}attn.qkv.weight": (48, 16),
+        f"{layer}attn.proj.weight": (16, 16),
+        f"{layer}norm_1.weight": (16,),
+        f"{layer}norm_2.weight": (16,),
+        f"{layer}mlp.fc1.weight": (24, 16),
+        f"{layer}mlp.fc2.weight": (16, 24),
+        f"{layer}mlp.fc3.weight": (24, 16),
+        "vision_model.trunk.post_trunk_norm.weight": (16,),
+        "mlp1.0.weight": (64,),
+        "mlp1.1.weight": (16, 64),
+        "mlp1.3.bias": (16,),
+        "language_model.model.layers.1.mlp.experts.3.gate_proj.weight": (8, 16),
+        "language_model.model.layers.0.mlp.gate.weight": (4, 16),
+    }
+    assert {name: shapes.get(name) for name in expected} == expected
+    prefixes = {".".join(name.split(".")[:2]) for name in found}
+    assert prefixes == {
+        "vision_model.preprocessor", "vision_model.trunk", "mlp1.0", "mlp1.1", "mlp1.3", "language_model.model",
+    }  # fmt: skip
+    config = json.loads((released / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("sailvl", ["SAILVLModel"])
+    assert config["llm_config"]["model_type"] == "qwen3_moe" and config["vision_config"]["image_size"] == 16
+    assert not list(released.glob("*.py")) and not (released / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("native", r"vision.type='native' cannot be written in the released format, which has 'aimv2' alone")],
+)
+def test_what_the_released_format_cannot_say_is_refused(
+    make_run: Callable[..., Path], tmp_path: Path, kind: str, message: str
+) -> None:
+    run = make_run(tmp_path / "run", kind)
+    with pytest.raises(ValueError, match=message):
+        export(run, tmp_path / "released", format="released")
+    assert not list(tmp_path.glob("released*"))
+
+
+@pytest.fixture(scope="module")
+def released(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("released")
+    return export(make_run(root / "run", "aimv2"), root / "folder", format="released")
+
+
+@pytest.fixture
+def spoiled(released: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a released folder whose config has other values; None takes a key away."""
+
+    def make(section: str | None = None, /, **values: Any) -> Path:
+        folder = tmp_path / "spoiled"
+        folder.mkdir()
+        for file in released.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / "preprocessor_config.json").unlink()
+        config = json.loads((folder / "config.json").read_text())
+        inner = config if section is None else config[section]
+        inner |= values
+        for name in [name for name, value in values.items() if value is None]:
+            del inner[name]
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def test_released_settings_are_honoured(spoiled: Callable[..., Path], tmp_path: Path) -> None:
+    folder = spoiled(max_dynamic_patch=12, use_thumbnail=False, auto_map={"AutoModel": "x.Y"})
+    (folder / "preprocessor_config.json").write_text(json.dumps({"use_msac": True, "image_mean": [0.5, 0.5, 0.5]}))
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "top_p": 0.5, "eos_token_id": 7}))
+    out = import_released(folder, tmp_path / "out", overrides=[("image.max_total_tiles", 20)])
+    spec, model = load_processor(out).image_spec, load_model(out)
+    assert (spec.mode, spec.tile_size, spec.max_tiles, spec.max_total_tiles) == ("tile", 16, 12, 20)
+    assert (spec.thumbnail, spec.multi_scale) == (False, True)
+    assert list(model.config.vision_config.image_mean) == [0.5, 0.5, 0.5]
+    assert model.generation_config.top_p == 0.5 and 7 not in model.generation_config.eos_token_id
+    assert load_processor(out).template == "sail_vl2"
+
+
+def test_a_folder_without_tiling_shows_one_tile(spoiled: Callable[..., Path], tmp_path: Path) -> None:
+    out = import_released(spoiled(dynamic_image_size=False), tmp_path / "out")
+    assert load_processor(out).image_spec.grids(30, 60) == ((4, 4),)
+
+
+def test_an_earlier_layer_is_selected_and_those_behind_it_stay(
+    spoiled: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    model = load_model(import_released(spoiled(select_layer=-2), tmp_path / "out"))
+    assert len(model.vision.layers) == 1
+    assert "weights are not needed: layers.1.down.weight" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (None, {"ps_version": "v1"}, "ps_version='v1' is not supported, 'v2' alone"),
+        (None, {"pad2square": True}, "pad2square=True is not supported"),
+        (None, {"use_llm_lora": 16}, "use_llm_lora=16 is not supported"),
+        (None, {"downsample_ratio": 0.3}, "downsample_ratio=0.3 is not one over a whole number"),
+        (None, {"force_image_size": 32}, "force_image_size=32 is not the vision model's image_size"),
+        (None, {"template": "internvl2_5"}, "template='internvl2_5' is none of"),
+        (None, {"vision_config": None}, "vision_config is missing"),
+        (None, {"model_type": "internvl_chat"}, "holds a 'internvl_chat' model, not a released SAIL-VL2"),
+        ("vision_config", {"model_type": "siglip"}, "the vision model_type='siglip' is none of aimv2"),
+        ("vision_config", {"qkv_bias": True}, "biases on some of the vision model's matrices"),
+        ("vision_config", {"num_channels": 1}, "num_channels=1 is not supported"),
+        ("vision_config", {"image_size": 15}, "image_size=15 is no multiple of patch_size=4"),
+        ("vision_config", {"hidden_size": None}, "hidden_size=None, not a whole number"),
+        ("vision_config", {"hidden_size": 20}, "vision weight"),
+        ("llm_config", {"model_type": "a_stranger"}, "a_stranger"),
+        ("llm_config", {"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
+        ("llm_config", {"num_hidden_layers": 3, "layer_types": None}, "lacks language weights: model.layers.2"),
+    ],
+)
+def test_what_we_have_not_is_refused_by_its_field(
+    spoiled: Callable[..., Path], tmp_path: Path, section: str | None, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        import_released(spoiled(section, **values), tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_override_of_a_value_as_if_it_were_a_section_is_refused(
+    spoiled: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="model.template.x: template is a value, not a section"):
+        import_released(spoiled(), tmp_path / "out", overrides=[("template.x", 1)])
