@@ -15,10 +15,13 @@ from sail_train.cost import ModelShape, Tower
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.rundir import RunDir
 from sail_train.loops.config import RunConfig
+from sail_train.model.attention import describe
 from sail_train.model.build import build_model, save_model
 from sail_train.model.folder import resolve
+from sail_train.model.language import describe_experts
 from sail_train.model.names import PARTS, part_of
 from sail_train.model.packed import PackedLM
+from sail_train.model.router import expert_blocks
 from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.processor.config import ProcessorConfig
 from sail_train.processor.processor import SailVLProcessor, build_processor
@@ -51,6 +54,10 @@ def make_model(config: RunConfig, processor: SailVLProcessor) -> SailVLForCondit
         vocab_size=processor.vocab_size,
     )
     torch.nn.Module.to(vlm, dist.device())  # transformers' own wrapper of `to` hides its signature from type checkers
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    log.info("%s", describe(config.model.attention, dist.device(), dtype))
+    if experts := describe_experts(vlm.language_model):
+        log.info("%s", experts)
     return vlm
 
 
@@ -68,6 +75,7 @@ def make_engine(config: RunConfig, vlm: SailVLForConditionalGeneration, *, accum
         engine=config.engine,
         max_steps=config.train.max_steps,
         accumulation=accumulation,
+        leaves=expert_blocks(vlm.language_model),
     )
 
 
@@ -83,6 +91,7 @@ def model_shape(config: RunConfig, vlm: SailVLForConditionalGeneration) -> Model
             kv_heads=vision.num_attention_heads,
             head_dim=vision.head_dim,
             causal=False,
+            gated=vision.gated_mlp,
         ),
         patch_dim=config.model.image_spec.patch_dim,
         merge=config.model.adapter.merge_size**2,
@@ -90,11 +99,13 @@ def model_shape(config: RunConfig, vlm: SailVLForConditionalGeneration) -> Model
         language=Tower(
             layers=language.num_hidden_layers,
             hidden=language.hidden_size,
-            intermediate=language.intermediate_size,
+            intermediate=language.moe_intermediate_size or language.intermediate_size,
             heads=language.num_attention_heads,
             kv_heads=language.num_key_value_heads,
             head_dim=language.head_dim,
             causal=True,
+            experts=language.num_experts or 1,
+            active_experts=language.num_experts_per_tok or 1,
         ),
         vocab=vlm.config.text_config.vocab_size,
         tied=language.tie_word_embeddings,
