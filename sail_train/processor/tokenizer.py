@@ -6,6 +6,7 @@ before it, so that " 3" is the same two tokens wherever it stands.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -70,8 +71,22 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, style: ChatStyle = QWEN3) 
     control, text = style.control_tokens, (*THINK_TOKENS, *style.text_tokens)
     tokenizer.add_tokens([_special(token) for token in control if token not in vocabulary], special_tokens=True)
     tokenizer.add_tokens([_text(token) for token in text if token not in vocabulary])
+    _read_as_text(tokenizer, text)
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side = TURN_END, END_OF_TEXT, "left"
     return tokenizer
+
+
+def _read_as_text(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:
+    """Make `tokens` part of the text. Released models have <box> as a control token: decoding would leave it out, and
+    in a sample's text it would be spelled out."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if not special.intersection(tokens):
+        return
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for added in state["added_tokens"]:
+        added["special"] = added["special"] and added["content"] not in tokens
+    # A token's kind is fixed once it is added, and transformers has no way to exchange the backend.
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 def _special(token: str) -> AddedToken:

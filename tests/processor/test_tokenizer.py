@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from sail_train.processor import STYLES
 from sail_train.processor.tokenizer import SPECIAL_TOKENS, THINK_TOKENS, fit_tokenizer, train_tokenizer
 
 TEXTS = ["12 34 567 3 3 3 4 4 4", "the digits 33 33 33 of the grid 44 44"] * 20
@@ -56,6 +57,49 @@ def test_a_plain_qwen_tokenizer_gains_the_tokens_that_it_lacks(tmp_path: Path) -
     fitted.save_pretrained(tmp_path)
     again = fit_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
     assert again.get_vocab() == fitted.get_vocab()
+
+
+def synthetic_qwen3(size: int = 151_669) -> PreTrainedTokenizerFast:
+    """As many entries as Qwen3's, the last of them its added tokens; merges are left out."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    added = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|a{i}|>" for i in range(21)), "<think>", "</think>"]
+    words = [*alphabet, *(f"word{i}" for i in range(size - len(alphabet) - len(added)))]
+    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.add_special_tokens(added[:-2])
+    backend.add_tokens(added[-2:])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_qwen3s_vocabulary_grows_by_sail_vl2s_tokens_at_their_published_ids() -> None:
+    tokenizer = synthetic_qwen3()
+    assert len(tokenizer) == 151_669 and tokenizer.convert_tokens_to_ids(["<think>", "</think>"]) == [151_667, 151_668]
+    fit_tokenizer(tokenizer, STYLES["sail_vl2"])
+    added = ["<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"]
+    assert tokenizer.convert_tokens_to_ids(added) == list(range(151_669, 151_678))
+    assert len(tokenizer) == 151_678 and fit_tokenizer(tokenizer, STYLES["sail_vl2"]) is tokenizer
+    assert len(tokenizer) == 151_678, "fitting again adds nothing"
+
+
+def test_boxes_are_tokens_of_the_text_and_images_are_not() -> None:
+    tokenizer = fit_tokenizer(train_tokenizer(TEXTS, 300), STYLES["sail_vl2"])
+    ids = tokenizer.encode("<ref>a</ref><box>[[1,2,3,4]]</box><img></img>")
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "<ref>a</ref><box>[[1,2,3,4]]</box>"
+    seed = fit_tokenizer(train_tokenizer(TEXTS, 300), STYLES["seed1_5_vl"])
+    assert seed.decode(seed.encode("<bbox>1 2</bbox>[SOI][EOI]"), skip_special_tokens=True) == "<bbox>1 2</bbox>"
+    assert len(seed.encode("[SOI]")) == 1 < len(seed.encode("<bbox>"))
+
+
+def test_boxes_that_a_released_tokenizer_has_as_control_tokens_become_text(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<box>", "</box>"]})
+    ids = tokenizer.encode("<box>1</box>")
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "1"
+    fit_tokenizer(tokenizer, STYLES["sail_vl2"]).save_pretrained(tmp_path)
+    for fitted in (tokenizer, PreTrainedTokenizerFast.from_pretrained(tmp_path)):
+        assert fitted.encode("<box>1</box>") == ids
+        assert fitted.decode(ids, skip_special_tokens=True) == "<box>1</box>"
+        assert fitted.decode(fitted.encode("<img>1<|im_end|>"), skip_special_tokens=True) == "1"
 
 
 def test_a_tokenizer_without_turns_is_refused() -> None:
