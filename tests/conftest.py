@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,26 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"w")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def encoded_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """Makes small films whose frames grow brighter; skips where PyAV is not installed."""
+
+    def make(*, count: int = 30, fps: int = 10, size: tuple[int, int] = (32, 48), kind: str = "mp4") -> bytes:
+        av = pytest.importorskip("av")
+        np = pytest.importorskip("numpy")
+        path = tmp_path_factory.mktemp("video") / f"made.{kind}"
+        with av.open(str(path), "w") as made:
+            stream = made.add_stream("libvpx" if kind == "webm" else "mpeg4", rate=fps)
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for i in range(count):
+                pixels = np.full((*size, 3), 8 * i % 256, dtype=np.uint8)
+                made.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            made.mux(stream.encode())
+        return path.read_bytes()
+
+    return make
 
 
 class FakeLoop:

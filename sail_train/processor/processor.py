@@ -172,8 +172,8 @@ class SailVLProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        text: str | Sequence[str] | None = None,
         images: Any = None,
+        text: str | Sequence[str] | None = None,
         videos: Any = None,
         audio: None = None,
         *,

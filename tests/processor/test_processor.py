@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sail_train.config import to_dataclass
 from sail_train.processor.config import ProcessorConfig
@@ -144,54 +143,6 @@ def test_two_threads_and_transformers_calls_do_not_disturb_each_other(
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(400)))
-
-
-def test_a_call_gives_left_padded_inputs_for_a_mixed_batch(processor: SailVLProcessor) -> None:
-    image = Image.new("RGB", (24, 16))
-    inputs = processor(text=["a<image>b", "a much longer text without any image in it"], images=[image])
-    assert inputs["input_ids"].shape == inputs["attention_mask"].shape
-    assert inputs["grids"].tolist() == [[4, 6]] and inputs["patches"].dtype == torch.uint8
-    assert inputs["attention_mask"][0, 0] == 0 and inputs["attention_mask"][:, -1].all()
-    assert (inputs["input_ids"][0] == processor.image_token_id).sum() == 6
-
-
-def test_images_come_flat_nested_as_bytes_or_as_paths(
-    processor: SailVLProcessor, encoded_image: MakeImage, tmp_path: Path
-) -> None:
-    data = encoded_image()
-    (tmp_path / "a.png").write_bytes(data)
-    expected = processor(text="<image>", images=data)["patches"]
-    for images in ([data], [[data]], str(tmp_path / "a.png"), [tmp_path / "a.png"]):
-        assert torch.equal(processor(text="<image>", images=images)["patches"], expected)
-
-
-def test_messages_with_images_become_inputs_in_one_call(processor: SailVLProcessor) -> None:
-    image = Image.new("RGB", (24, 16))
-    message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]}
-    inputs = processor.apply_chat_template(
-        [message], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, think="off"
-    )
-    assert set(inputs) == set(processor.model_input_names)
-    assert processor.decode(inputs["input_ids"][0]).endswith("what? /no_think\nassistant\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"text": "<image><image>", "images": [Image.new("RGB", (8, 8))]}, "2 <image> placeholders for 1 images"),
-        ({"text": "none", "images": [Image.new("RGB", (8, 8))]}, "0 <image> placeholders for 1 images"),
-        ({"text": "<image>"}, "1 <image> placeholders for 0 images"),
-        ({"images": []}, "text is missing"),
-        ({"text": "a", "audio": [1]}, "audio is not read"),
-        ({"text": "a", "videos": [1]}, "0 <video> placeholders for 1 videos"),
-        ({"text": "<video>", "videos": [1]}, "'1' is no video"),
-        ({"text": "<image>", "images": "https://example.org/a.png"}, "is no image"),
-        ({"text": "<image>", "images": [3]}, "'3' is no image"),
-    ],
-)
-def test_a_wrong_call_says_what_is_wrong(processor: SailVLProcessor, arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        processor(**arguments)
 
 
 def test_a_saved_processor_loads_with_the_same_settings_and_ids(
