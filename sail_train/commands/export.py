@@ -19,10 +19,10 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("out", type=Path, help="the folder to make; it must not be there")
     parser.add_argument(
         "--format",
-        choices=("sail", "code"),
+        choices=("sail", "code", "released"),
         default="sail",
         help="sail (default): loads after `import sail_train.auto`; code: the code travels with it, for "
-        "trust_remote_code=True where sail_train is not installed",
+        "trust_remote_code=True where sail_train is not installed; released: SAIL-VL2's own key names and config",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as it was saved")
     parser.add_argument("--shard-size", default="5GB", help="largest weight file (default: %(default)s)")
