@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tarfile
 import textwrap
@@ -81,6 +82,12 @@ MIXED = (
 )  # fmt: skip
 """One image, several images, and text alone."""
 
+EXPERTS = (
+    "model.language.model_type=qwen3_moe", "+model.language.num_experts=4", "+model.language.num_experts_per_tok=2",
+    "+model.language.moe_intermediate_size=48",
+)  # fmt: skip
+"""A mixture with experts as wide as the dense model's one MLP."""
+
 _made: dict[str, Path] = {}
 """What a session shares, by name; the fixtures below are imported by more than one conftest."""
 
@@ -145,6 +152,30 @@ def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return path
+
+
+def upcycled(run: Path, root: Path) -> Path:
+    """The run's model as a mixture (`EXPERTS`) that computes the same: each expert is the dense MLP."""
+    import torch
+    from safetensors.torch import save_file
+
+    shutil.copytree(run / "model", root)
+    config = json.loads((root / "config.json").read_text())
+    mixture = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True}
+    config["text_config"] |= {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], **mixture}
+    (root / "config.json").write_text(json.dumps(config))
+    tensors: dict[str, Any] = {}
+    for name, tensor in weights(run).items():
+        before, mlp, after = name.partition(".mlp.")
+        if not (mlp and name.startswith("language_model.")):
+            tensors[name] = tensor
+            continue
+        tensors |= {f"{before}.mlp.experts.{number}.{after}": tensor.clone() for number in range(4)}
+        generator = torch.Generator().manual_seed(len(tensors))
+        router = torch.randn(4, config["text_config"]["hidden_size"], generator=generator)
+        tensors[f"{before}.mlp.gate.weight"] = router / 4
+    save_file(tensors, root / "model.safetensors", {"format": "pt"})
+    return root
 
 
 def make_job(data: Path, *tokens: str) -> Job:
