@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sail_train.model.folder import tensor_names, tensors
 from sail_train.model.names import PARTS
-from sail_train.model.released_config import OURS, RELEASED, read_json
+from sail_train.model.released_config import OURS, read_json
 from sail_train.model.rules import LoadReport, Rule, to_ours
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class Family:
     """Regular expressions of names that nothing of ours needs."""
 
 
+_LATE = r"layers\.\d+\.|norm\."
+"""Our names of what an encoder may have behind the layer that is selected."""
 _INV_FREQ = r".*rotary_emb\.inv_freq"
 
 FAMILIES = (
@@ -164,30 +166,30 @@ def part_tensors(folder: Path, part: str, known: Collection[str] | None = None) 
     family = detect(folder)
     if part not in family.parts:
         raise ValueError(f"{folder} holds {family.name}, which has no {part} part; it has {', '.join(family.parts)}")
-    report = LoadReport()
-    beyond: list[str] = []
-    for name, tensor in to_ours(_candidates(folder, family, part), family.parts[part], report):
-        if part == "vision" and known is not None and name not in known and re.match(r"layers\.\d+\.|norm\.", name):
-            beyond.append(name)
+    report, left = LoadReport(), []
+    names = _own_names(folder, family, part)
+    needed = {name for name in names if not any(re.fullmatch(pattern, name) for pattern in family.harmless)}
+    for name, tensor in to_ours(tensors(folder, only=needed), family.parts[part], report):
+        if part == "vision" and known is not None and name not in known and re.match(_LATE, name):
+            left.append(name)
         else:
             yield name, tensor
     if report.missing:
         raise ValueError(f"{folder} lacks {part} weights: {_some(report.missing)}")
-    harmless = [name for name in report.unexpected if any(re.fullmatch(p, name) for p in family.harmless)]
-    if unexpected := sorted(set(report.unexpected) - set(harmless)):
-        raise ValueError(f"{folder} has {part} weights that {family.name} has not: {_some(unexpected)}")
-    if report.reshaped:
-        log.info("%s: %d %s weights were brought into our shape: %s", folder, len(report.reshaped), part,
-                 _some(report.reshaped))  # fmt: skip
-    if left := sorted(harmless + beyond):
-        log.info("%s: %d weights are not needed: %s", folder, len(left), _some(left))
+    if report.unexpected:
+        raise ValueError(f"{folder} has {part} weights that {family.name} has not: {_some(report.unexpected)}")
+    for what, which in {
+        "brought into our shape": report.reshaped,
+        "not needed": left + sorted(set(names) - needed),
+    }.items():
+        if which:
+            log.info("%s: %d %s weights were %s: %s", folder, len(which), part, what, _some(which))
 
 
-def _candidates(folder: Path, family: Family, part: str) -> Iterator[tuple[str, Tensor]]:
-    """The folder's weights but for those that another of its parts takes."""
+def _own_names(folder: Path, family: Family, part: str) -> list[str]:
+    """Names of the folder's weights but for those that another of its parts takes."""
     others = [prefix for other, rules in family.parts.items() if other != part for prefix in _prefixes_of(rules)]
-    mine = [name for name in tensor_names(folder) if not any(name.startswith(prefix) for prefix in others)]
-    yield from tensors(folder, only=set(mine))
+    return [name for name in tensor_names(folder) if not any(name.startswith(prefix) for prefix in others)]
 
 
 def _prefixes_of(rules: Sequence[Rule]) -> set[str]:
@@ -195,7 +197,4 @@ def _prefixes_of(rules: Sequence[Rule]) -> set[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:5])} ({len(names)} in all)"
-
-
-__all__ = ["FAMILIES", "RELEASED", "SAIL_VL2", "Family", "detect", "part_tensors"]
+    return f"{', '.join(sorted(names)[:5])} ({len(names)} in all)"
