@@ -84,7 +84,7 @@ def model_shape(config: RunConfig, vlm: SailVLForConditionalGeneration) -> Model
     vision, language = config.model.vision, config.model.language
     return ModelShape(
         vision=Tower(
-            layers=vision.num_hidden_layers,
+            layers=vision.depth,
             hidden=vision.hidden_size,
             intermediate=vision.intermediate_size,
             heads=vision.num_attention_heads,

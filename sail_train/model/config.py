@@ -28,7 +28,8 @@ class VisionConfig:
     """A name in `sail_train.model.ENCODERS`: "native" (two-dimensional rotary positions, any size), "aimv2" (learned
     positions, interpolated to any size), or "transformers" (any vision model that transformers has)."""
     path: str | None = None
-    """A model folder or run directory whose vision encoder is taken; null: random initialisation."""
+    """A model folder or run directory whose vision encoder is taken, or, with type "transformers", a folder of
+    transformers' that has such a model in it; null: random initialisation."""
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -36,10 +37,11 @@ class VisionConfig:
     patch_size: int = 14
     """Side of a patch in pixels."""
     norm: str = "rms"
-    """A name in `NORMS`."""
+    """A name in `NORMS`. This field and those down to `final_norm` are of "native" and "aimv2"; a model of
+    transformers has its own in `model`."""
     norm_eps: float = 1e-5
     gated_mlp: bool = True
-    """Whether the MLP has a gate (three matrices, SwiGLU) or is plain (two)."""
+    """Whether the MLP has a gate (three matrices, SwiGLU) or is plain (two); FLOPs of "transformers" go by it too."""
     hidden_act: str = "silu"
     """Activation of the MLP, by transformers' name."""
     bias: bool = False
@@ -47,11 +49,12 @@ class VisionConfig:
     final_norm: bool = True
     """Whether the last layer's output is normalised."""
     select_layer: int = -1
-    """Whose output the features are: -1 is the last layer's, normalised; other layers' are taken as they are."""
+    """Whose output the features are: -1 is the last layer's, normalised; other layers' are taken as they are, and
+    "native" and "aimv2" have no layers behind them."""
     rope_theta: float = 10_000.0
-    """native: base of the rotary embedding."""
+    """native: base of the rotary embedding. aimv2: of the sinusoids as which a random table of positions starts."""
     position_grid: int = 32
-    """aimv2: side, in patches, of the table of learned positions; other sizes interpolate it."""
+    """aimv2: side, in patches, of the table of learned positions; other sizes resample it."""
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     """Of each channel, on a scale of 0 to 1; subtracted in the model, since patches travel as bytes."""
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -76,6 +79,8 @@ class VisionConfig:
             raise ValueError(
                 f"type={self.type!r}, model={self.model}: model.model_type is set for 'transformers' alone"
             )
+        if self.position_grid < 1:
+            raise ValueError(f"position_grid={self.position_grid} must be at least 1 patch")
         for name in ("image_mean", "image_std"):
             if len(values := getattr(self, name)) != 3:
                 raise ValueError(f"{name}={values} must have three values, one per channel")
@@ -88,6 +93,11 @@ class VisionConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def depth(self) -> int:
+        """Layers whose output reaches the features."""
+        return self.num_hidden_layers + 1 + self.select_layer
 
 
 @dataclass(kw_only=True)

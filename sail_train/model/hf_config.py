@@ -48,6 +48,11 @@ class SailVLVisionConfig(PretrainedConfig):
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def depth(self) -> int:
+        """Layers whose output reaches the features."""
+        return self.num_hidden_layers + 1 + self.select_layer
+
 
 class SailVLConfig(PretrainedConfig):
     """The whole model: `vision_config`, the adapter's two sizes, `text_config`, and the image token."""

@@ -26,8 +26,7 @@ class PackedEncoder(nn.Module, ABC):
         self.config, self.merge_size, self.attention = config, merge_size, attention
         self.blank_grid = (merge_size, merge_size)
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.hidden_size)
-        depth = config.num_hidden_layers + 1 + config.select_layer
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(depth))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depth))
         normed = config.final_norm and config.select_layer == -1
         self.norm = make_norm(config) if normed else nn.Identity()
 

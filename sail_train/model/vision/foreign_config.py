@@ -109,11 +109,9 @@ def _sizes(config: SailVLVisionConfig | VisionConfig, kind: type[PretrainedConfi
 
 def _settled(values: Mapping[str, Any], kind: type[PretrainedConfig]) -> dict[str, Any]:
     """Parts that features do not pass through off, and so is what draws at random; ValueError if that is asked for."""
-    settled: dict[str, Any] = {}
+    settled: dict[str, Any] = dict.fromkeys(UNUSED, False)  # some models look for one that their config does not list
     for field, default in kind().to_dict().items():
-        if field in UNUSED:
-            settled[field] = False
-        elif draws(field):
+        if draws(field):
             if values.get(field):
                 raise ValueError(
                     f"vision.model.{field}={values[field]}: features would differ between training and generation; "

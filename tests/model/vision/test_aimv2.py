@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 from transformers import Aimv2VisionConfig, Aimv2VisionModel
 
+from sail_train.model.config import VisionConfig
 from sail_train.model.hf_config import SailVLVisionConfig
 from sail_train.model.vision import build_encoder
 from sail_train.model.vision.patches import normalise, pictures, raster_index
@@ -121,3 +122,10 @@ def test_an_earlier_layer_is_taken_as_it_is(make_encoder: MakeEncoder, random_pa
     whole(patches, ((4, 4),))
     assert torch.equal(early(patches, ((4, 4),)), seen[0])
     assert len(early.layers) == 2 and "norm.weight" not in early.state_dict()
+
+
+def test_depth_and_table_follow_the_config() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    assert [VisionConfig(**sizes, select_layer=select).depth for select in (-1, -2, -4)] == [4, 3, 1]
+    with pytest.raises(ValueError, match="position_grid=0 must be at least 1 patch"):
+        VisionConfig(**sizes, type="aimv2", position_grid=0)
