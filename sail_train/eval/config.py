@@ -58,6 +58,10 @@ class SuiteConfig:
     def __post_init__(self) -> None:
         if self.limit < 0:
             raise ValueError(f"limit={self.limit} must be 0 (all) or more")
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise ValueError(f"max_tiles={self.max_tiles} must be at least 1, or null for the model's")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps={self.fps} must be above 0, or null for the model's")
 
 
 @dataclass(kw_only=True)

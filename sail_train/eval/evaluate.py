@@ -197,7 +197,7 @@ def _records(
             "videos": len(conversation.videos),
             "prompt": prompt_text(conversation),
             "response": question.response,
-        } | figures(conversation, question, score, completion, mode)
+        } | figures(conversation, question, score, completion, mode, block=asker.processor.style.block)
 
 
 def _portions(indices: range, size: int) -> Iterator[range]:

@@ -32,9 +32,18 @@ def request(conversation: Conversation, text: str) -> Request:
 
 
 def figures(
-    conversation: Conversation, question: Request, score: Score, completion: Completion, mode: Mode
+    conversation: Conversation,
+    question: Request,
+    score: Score,
+    completion: Completion,
+    mode: Mode,
+    *,
+    block: bool = True,
 ) -> dict[str, Any]:
-    """What is known of one answer; `score` is None where the verifier failed, others where they do not apply."""
+    """What is known of one answer; `score` is None where the verifier failed, others where they do not apply.
+
+    `block`: whether the chat style opens every answer with a thought block.
+    """
     text = question.response
     thought, _ = split_thought(text)
     return {
@@ -50,7 +59,9 @@ def figures(
         "followed": followed(text, thought, mode),
         "format": (
             # Under auto the grammar alone counts: whether to think was left to the model.
-            format_ok(text, completion.finish_reason, mode.think).value if wants_box(conversation, mode) else None
+            format_ok(text, completion.finish_reason, mode.think, block=block).value
+            if wants_box(conversation, mode)
+            else None
         ),
         "digits": partial(question.name, question.answer, text),
     }

@@ -47,6 +47,11 @@ class ChatStyle:
         """Tokens that the template alone writes, in the order in which a tokenizer that lacks them gets them."""
         return (END_OF_TEXT, TURN_START, TURN_END, *self.image_tokens, IMAGE_TOKEN)
 
+    @property
+    def block(self) -> bool:
+        """Whether an answer without a thought still opens with a block, an empty one."""
+        return bool(self.direct)
+
     def opening(self, think: str) -> str:
         """What the answer that `think` asks for begins with; a forced prompt ends with it."""
         return {"on": self.thought[0], "off": self.direct, "auto": ""}[think]

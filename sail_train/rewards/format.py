@@ -68,8 +68,13 @@ def final_answer(response: str) -> FinalAnswer:
     return FinalAnswer(text=content.strip(), boxed=True)
 
 
-def format_ok(text: str, finish_reason: str, mode: str | None) -> Score:
-    """1 if `text` keeps the grammar of `mode` ("think"/"on", "direct"/"off", "auto" or None), else 0 and why."""
+def format_ok(text: str, finish_reason: str, mode: str | None, *, block: bool = True) -> Score:
+    """1 if `text` keeps the grammar of `mode` ("think"/"on", "direct"/"off", "auto" or None), else 0 and why.
+
+    `block`: whether a direct answer too opens with a block, as the chat style has it; else it may go without.
+    """
+    if not block and OPEN not in text and CLOSE not in text:
+        text = f"{OPEN}{CLOSE}{text}"
     problem = _format_problem(text, finish_reason, THINK_FORMS[mode])
     return Score(value=0.0 if problem else 1.0, detail=problem)
 

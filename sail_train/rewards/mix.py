@@ -45,6 +45,8 @@ class Sample:
     """What was asked for: "on", "off", "auto", or a sample's "think", "direct", None."""
     answer: str
     verifier: str
+    block: bool = True
+    """Whether the chat style opens a direct answer too with a thought block, an empty one."""
     reference: str = ""
     """A true description of the image and the task, for the judge."""
 
@@ -110,7 +112,9 @@ class Rewards:
         requests = [Request(sample.verifier, sample.answer, sample.response) for sample in samples]
         answers = verify_all(requests, self.config.verifier)
         self.watches["verifier"].add(answers)
-        formats = [format_ok(sample.response, sample.finish_reason, sample.mode) for sample in samples]
+        formats = [
+            format_ok(sample.response, sample.finish_reason, sample.mode, block=sample.block) for sample in samples
+        ]
         parts = [{"answer": a, "format": f} for a, f in zip(answers, formats, strict=True)]
         self._judge(samples, parts)
         return [

@@ -153,7 +153,10 @@ def grade(
     """Groups with rewards and advantages; all responses are graded in one call."""
     flat = [(ask, completion) for ask, group in zip(asks, completions, strict=True) for completion in group]
     texts = [ask.forced + processor.decode(completion.token_ids) for ask, completion in flat]
-    samples = [reward_sample(ask, text, completion) for (ask, completion), text in zip(flat, texts, strict=True)]
+    block = processor.style.block
+    samples = [
+        reward_sample(ask, text, completion, block=block) for (ask, completion), text in zip(flat, texts, strict=True)
+    ]
     graded = iter(zip(flat, texts, rewards.score(samples), strict=True))
     groups = []
     for group in completions:
@@ -162,7 +165,7 @@ def grade(
     return [compare(group, config.advantage) for group in groups]
 
 
-def reward_sample(ask: Ask, text: str, completion: Completion) -> Sample:
+def reward_sample(ask: Ask, text: str, completion: Completion, *, block: bool) -> Sample:
     conversation = ask.conversation
     assert conversation.answer is not None and conversation.verifier is not None
     return Sample(
@@ -173,6 +176,7 @@ def reward_sample(ask: Ask, text: str, completion: Completion) -> Sample:
         mode=ask.mode,
         answer=conversation.answer,
         verifier=conversation.verifier,
+        block=block,
         reference="\n".join(f"{name}: {value}" for name, value in conversation.meta.items()),
     )
 

@@ -41,6 +41,8 @@ def test_the_smaller_limit_holds_and_zero_is_all() -> None:
         ({"show": -1}, "show=-1"),
         ({"suites": {"read": {"shards": "a", "limit": -2}}}, r"eval.suites.read: limit=-2"),
         ({"suites": {"read": {"shard": "a"}}}, "did you mean 'shards'"),
+        ({"suites": {"read": {"shards": "a", "max_tiles": 0}}}, "eval.suites.read: max_tiles=0 must be at least 1"),
+        ({"suites": {"read": {"shards": "a", "fps": 0.0}}}, "eval.suites.read: fps=0.0 must be above 0"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: dict[str, object], message: str) -> None:

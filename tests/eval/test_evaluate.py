@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -61,6 +63,19 @@ def test_a_forced_thought_is_graded_with_its_opening(
     assert result.metrics["read/on_forced_format"] == 1.0
     prompts, _ = script.asked[0]
     assert processor.tokenizer.decode(prompts[0].input_ids).endswith("<think>\n")
+
+
+def test_a_direct_answers_form_is_that_of_the_chat_style(
+    model: Model, processor: SailVLProcessor, suite: list, make_config: Make, script
+) -> None:
+    script.say = lambda uid, prompt, copy: "\\boxed{123}"
+    config = make_config({"read": ["off", "off_forced"]})
+    suite = [dataclasses.replace(one, messages=one.prompt) for one in suite]
+    assert evaluate(model, processor, {"read": suite}, config, seed=0).metrics["read/off_format"] == 0.0
+    sail = SailVLProcessor(copy.deepcopy(processor.tokenizer), {"max_pixels": 56 * 56}, template="sail_vl2")
+    metrics = evaluate(model, sail, {"read": suite}, config, seed=0).metrics
+    assert metrics["read/off_format"] == metrics["read/off_forced_format"] == metrics["read/off_followed"] == 1.0
+    assert script.asked[-1][0][0].input_ids.tolist() == script.asked[-2][0][0].input_ids.tolist(), "nothing to force"
 
 
 def test_modes_that_ask_the_same_are_generated_once(
@@ -145,8 +160,6 @@ def test_answers_depend_on_the_image(model: Model, processor: SailVLProcessor, s
 def test_a_broken_image_is_left_out_and_told(
     model: Model, processor: SailVLProcessor, suite: list, make_config: Make, script, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import dataclasses
-
     suite[1] = dataclasses.replace(suite[1], images=(suite[1].images[0][:60],))
     with caplog.at_level(logging.WARNING, logger="sail_train"):
         result = evaluate(model, processor, {"read": suite}, make_config({"read": ["greedy"]}), seed=0)
@@ -164,8 +177,6 @@ def test_suites_that_cannot_be_graded_are_refused(
     for missing in ({"answer": None}, {"verifier": None}):
         with pytest.raises(ValueError, match="k000 has no answer or no verifier"):
             evaluate(model, processor, {"read": [make_conversation(0, **missing)]}, config, seed=0)
-    import dataclasses
-
     broken = dataclasses.replace(make_conversation(0), images=(b"broken",))
     with pytest.raises(ValueError, match="every one of its 1 samples is broken"):
         evaluate(model, processor, {"read": [broken]}, config, seed=0)

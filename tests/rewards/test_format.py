@@ -92,3 +92,11 @@ def test_a_direct_answer_may_go_without_a_box(mode):
 def test_each_break_of_the_form_is_named(text, finish_reason, mode, why):
     score = format_ok(text, finish_reason, mode)
     assert score.value == 0.0 and not score.failed and why in score.detail
+
+
+@pytest.mark.parametrize(("text", "mode", "value"), [
+    ("\\boxed{3}", "auto", 1.0), ("3", "off", 1.0), ("3", "auto", 0.0), ("\\boxed{3}", "on", 0.0), ("", "off", 0.0),
+    (GOOD, "on", 1.0), (GOOD, "off", 0.0), ("<think>a \\boxed{3}", "auto", 0.0),
+])  # fmt: skip
+def test_a_style_whose_direct_answers_open_with_no_block_needs_none(text, mode, value):
+    assert format_ok(text, "stop", mode, block=False).value == value

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sail_train.processor import STYLES
 from sail_train.rewards.config import RewardsConfig, VerifierConfig
 from sail_train.rewards.mix import Rewards
 from sail_train.rl import groups as groups_module
@@ -150,6 +151,15 @@ def test_forced_openings_are_those_that_the_processor_writes(processor, make_con
         plain = processor.prompt(make_conversation(0), uid="x", think=mode).input_ids
         forced = processor.prompt(make_conversation(0), uid="x", think=mode, force=True).input_ids
         assert processor.tokenizer.decode(forced[len(plain) :]) == opening
+
+
+def test_a_direct_answers_form_is_that_of_the_chat_style(roll, processor, monkeypatch):
+    batch, _ = roll(lambda uid, copy: "\\boxed{9}" if copy % 2 else "\\boxed{8}", think="off")
+    assert batch.metrics["rollout/format"] == 0.0
+    monkeypatch.setattr(processor, "style", STYLES["sail_vl2"])
+    batch, _ = roll(lambda uid, copy: "\\boxed{9}" if copy % 2 else "\\boxed{8}", think="off", force_think=True)
+    assert batch.metrics["rollout/format"] == 1.0
+    assert {r.response for r in batch.rollouts} == {"\\boxed{9}", "\\boxed{8}"}
 
 
 def test_the_blind_control_sees_grey_in_the_rollout_and_in_training(roll):
