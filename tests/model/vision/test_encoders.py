@@ -77,8 +77,9 @@ def test_half_precision_stays_near(make_encoder: MakeEncoder, kind: str, patches
     exact = make_encoder(kind)(patches, GRIDS)
     half = make_encoder(kind).to(torch.bfloat16)(patches, GRIDS)
     assert half.dtype == torch.bfloat16
-    # 8 bits of mantissa err by up to 2^-9 = 0.002 each time: 30 roundings in three layers, a random walk, make 0.011.
-    assert (half.float() - exact).norm() / exact.norm() < 0.03
+    # 8 bits of mantissa err by up to 2^-9 = 0.002 each time: 30 roundings in three layers, a random walk, make 0.011;
+    # a gated MLP multiplies two rounded halves, and doubles that. Seen: 0.006 to 0.024, the latter for aimv2.
+    assert (half.float() - exact).norm() / exact.norm() < 0.04
 
 
 @pytest.mark.parametrize("select", [-1, -2])

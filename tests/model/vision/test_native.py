@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +90,51 @@ def test_parameters_are_those_of_seed_vit() -> None:
 def test_an_unknown_name_is_refused(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"vision_config.{field}='{value}' is none of"):
         build_encoder(SailVLVisionConfig(**{field: value}), 2)
+
+
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+def turned(x: torch.Tensor, places: list[tuple[int, int]], theta: float) -> torch.Tensor:
+    """(P, head_dim): elements i and i + head_dim / 2 as a complex number, turned by row or by column."""
+    half = x.shape[-1] // 2
+    speeds = [theta ** (-2 * i / half) for i in range(half // 2)]
+    angles = torch.tensor([[row * s for s in speeds] + [col * s for s in speeds] for row, col in places])
+    whole = torch.complex(x[:, :half], x[:, half:]) * torch.polar(torch.ones_like(x[:, :half]), angles.double())
+    return torch.cat((whole.real, whole.imag), -1)
+
+
+def by_definition(encoder: Any, patches: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """Seed-ViT of one picture in float64: LayerNorm, biases, plain GELU MLPs, no norm at the end."""
+    own = encoder.config
+    w = {name: parameter.detach().double() for name, parameter in encoder.named_parameters()}
+    places = [
+        (2 * i + k, 2 * j + m) for i in range(rows // 2) for j in range(cols // 2) for k in (0, 1) for m in (0, 1)
+    ]
+    x = normalise(patches, own).double() @ w["patch_embedding.weight"].T + w["patch_embedding.bias"]
+
+    def norm(name: str) -> torch.Tensor:
+        return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], own.norm_eps)
+
+    def linear(name: str, y: torch.Tensor) -> torch.Tensor:
+        return y @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    for at in (f"layers.{i}" for i in range(own.num_hidden_layers)):
+        query, key, value = linear(f"{at}.qkv", norm(f"{at}.norm_attention")).chunk(3, -1)
+        heads = []
+        for q, k, v in zip(*(part.split(own.head_dim, -1) for part in (query, key, value)), strict=True):
+            scores = turned(q, places, own.rope_theta) @ turned(k, places, own.rope_theta).T / own.head_dim**0.5
+            heads.append(scores.softmax(-1) @ v)
+        x = x + linear(f"{at}.out", torch.cat(heads, -1))
+        inner = linear(f"{at}.up", norm(f"{at}.norm_mlp"))
+        x = x + linear(f"{at}.down", inner * 0.5 * (1 + torch.erf(inner / 2**0.5)))
+    return x
+
+
+def test_seed_vit_is_what_its_definition_says(make_encoder: Callable[..., Any]) -> None:
+    """In float32 against float64: sums of some 50 terms of size 1, six of them in a row, err by about 1e-6 each."""
+    encoder, patches = make_encoder("seed", norm_eps=0.1, rope_theta=100.0), random_patches(24)
+    expected = by_definition(encoder, patches, 4, 6)
+    torch.testing.assert_close(encoder(patches, ((4, 6),)).double(), expected, atol=2e-5, rtol=2e-5)
