@@ -189,6 +189,24 @@ def test_a_folders_own_code_is_not_run(processor: SailVLProcessor, tmp_path: Pat
         assert not proof.exists()
 
 
+def test_a_folder_of_an_earlier_version_is_named_and_says_what_to_do(
+    processor: SailVLProcessor, tmp_path: Path
+) -> None:
+    processor.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "processor_config.json").read_text())
+    former = {"processor_class": "SailVLProcessor", "patch_size": 4, "min_pixels": 64, "system": None}
+    (tmp_path / "processor_config.json").write_text(json.dumps(former))
+    for load in (load_processor, SailVLProcessor.from_pretrained):
+        with pytest.raises(ValueError, match='patch_size, min_pixels at its top, .* move them under "image"'):
+            load(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps(values))
+    again = SailVLProcessor.from_pretrained(tmp_path)
+    assert (again.image_spec, again.video_spec) == (processor.image_spec, processor.video_spec)
+    (tmp_path / "processor_config.json").write_text(json.dumps({**values, "image": {"patchsize": 4}}))
+    with pytest.raises(ValueError, match="image.patchsize: unknown key; did you mean 'patch_size'"):
+        load_processor(tmp_path)
+
+
 def test_a_damaged_processor_is_named(processor: SailVLProcessor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
