@@ -51,6 +51,8 @@ def test_every_command_helps_with_an_example_and_without_torch(command: str) -> 
         ("chat nowhere question", "error: parents.model=nowhere: does not exist"),
         ("chat nowhere question --temperature -1", "--temperature -1.0 must be 0"),
         ("chat nowhere question --max-new-tokens 0", "--max-new-tokens 0 must be at least 1"),
+        ("serve nowhere", "error: parents.model=nowhere: does not exist"),
+        ("serve nowhere --port 65536", "--port 65536 must be from 0 to 65535"),
         ("export nowhere out", "error: parents.model=nowhere: does not exist"),
         ("report nowhere", "error: nowhere is no directory"),
     ],

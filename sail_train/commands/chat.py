@@ -1,34 +1,35 @@
-"""`sail-train chat`: a question about images, the thought and the answer shown as they are written.
+"""`sail-train chat`: a question about images and videos, the thought and the answer shown as they are written.
 
-Model folder -> processor's prompt (the same path as in training) -> transformers' `generate` -> text on the terminal.
-Without a question it asks for one after the other and keeps the conversation.
+Model folder -> processor's prompt (the same path as in training) -> a session of the generator, a token at a time ->
+thought and answer on the terminal. Without a question it asks for one after the other and keeps the conversation.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from sail_train.job.lineage import model_folder
-from sail_train.types import THINK_MODES, Conversation, Message, Part
+from sail_train.types import THINK_MODES, Conversation, Message, Part, Sampling
 
 if TYPE_CHECKING:
-    from sail_train.model.vlm import SailVLForConditionalGeneration
+    from sail_train.generate.session import Session
     from sail_train.processor.processor import SailVLProcessor
+    from sail_train.serve.answer import Piece
 
-TAGS = re.compile(r"(</?think>)")
 THOUGHT_STYLE = "dim italic"
 
 EPILOG = """\
 examples:
   sail-train chat runs/tiny/mixed_rl --image x.png "How many sevens are there?" --think on
   sail-train chat runs/tiny/mixed_rl --image x.png            (asks for questions; an empty one ends)
+  sail-train chat out/model --image a.png --image b.png "What differs?"
+  sail-train chat out/model --video clip.mp4 "What happens?"
 """
 
 
@@ -36,12 +37,13 @@ def run(arguments: list[str]) -> int:
     """The command; returns its exit code."""
     options = _parse(arguments)
     folder = model_folder(str(options.model), role="model")
-    images = [_read_image(path) for path in options.image]
+    images = [_read(path, "--image") for path in options.image]
+    videos = [_read(path, "--video") for path in options.video]
     console = Console(highlight=False)
     chat = Chat.load(folder, options)
     for question in _questions(options.question, console):
-        chat.ask(question, images, console)
-        images = []  # they stand in the first turn
+        chat.ask(question, console, images=images, videos=videos)
+        images, videos = [], []  # they stand in the first turn
     return 0
 
 
@@ -55,6 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="a run directory or model folder")
     parser.add_argument("question", nargs="?", help="left out: questions are asked for, one after the other")
     parser.add_argument("--image", action="append", default=[], type=Path, help="an image file; may be given again")
+    parser.add_argument("--video", action="append", default=[], type=Path, help="a video file; may be given again")
     parser.add_argument("--think", choices=THINK_MODES, default="auto", help="ask it to think, not to, or leave it")
     parser.add_argument("--force", action="store_true", help="write the opening of the answer for it, not only ask")
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
@@ -68,9 +71,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _read_image(path: Path) -> bytes:
+def _read(path: Path, option: str) -> bytes:
     if not path.is_file():
-        raise ValueError(f"--image {path}: no such file")
+        raise ValueError(f"{option} {path}: no such file")
     return path.read_bytes()
 
 
@@ -92,97 +95,83 @@ def _questions(question: str | None, console: Console) -> Iterator[str]:
 class Chat:
     """A model, and what was said so far."""
 
-    def __init__(
-        self, model: SailVLForConditionalGeneration, processor: SailVLProcessor, options: argparse.Namespace
-    ) -> None:
-        self.model: Any = model
+    def __init__(self, session: Session, processor: SailVLProcessor, options: argparse.Namespace) -> None:
+        self.session = session
         self.processor = processor
         self.options = options
         self.messages: tuple[Message, ...] = ()
         self.images: tuple[bytes, ...] = ()
+        self.videos: tuple[bytes, ...] = ()
 
     @classmethod
     def load(cls, folder: Path, options: argparse.Namespace) -> Chat:
         """The model of a folder, on the GPU if there is one."""
-        import torch
-
         from sail_train import dist
+        from sail_train.generate.generator import Generator
+        from sail_train.generate.session import Session
         from sail_train.model.build import load_model
         from sail_train.processor.processor import load_processor
 
-        torch.manual_seed(options.seed)
-        model: Any = load_model(folder)
-        return cls(model.to(dist.device()).eval(), load_processor(folder), options)
+        processor = load_processor(folder)
+        generator = Generator(
+            load_model(folder).to(dist.device()),  # type: ignore[arg-type]
+            stop_token_ids=processor.stop_token_ids,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            max_batch=1,
+            banned_token_ids=(processor.image_token_id,),
+        )
+        return cls(Session(generator), processor, options)
 
-    def ask(self, question: str, images: Sequence[bytes], console: Console) -> str:
-        """Streams the answer to the console and returns it, thought included."""
-        parts = (*(Part(type="image") for _ in images), Part(type="text", text=question))
+    def ask(
+        self, question: str, console: Console, *, images: Sequence[bytes] = (), videos: Sequence[bytes] = ()
+    ) -> str:
+        """Streams thought and answer to the console; returns the answer, which the conversation keeps.
+
+        Not the thought: the template leaves those of earlier turns out, and one that was cut short has no end.
+        """
+        from sail_train.serve.answer import Answer  # imports transformers
+
+        kinds = ["image"] * len(images) + ["video"] * len(videos)
+        parts = (*(Part(type=kind) for kind in kinds), Part(type="text", text=question))
         self.messages += (Message(role="user", content=parts),)
         self.images += tuple(images)
-        conversation = Conversation(key="chat", source="chat", messages=self.messages, images=self.images)
-        prompt = self.processor.prompt(conversation, uid="chat", think=self.options.think, force=self.options.force)
-        given = self.processor.opening(self.options.think) if self.options.force else ""
-        stream = Stream(self.processor, console, given=given)
-        self._generate(prompt, stream)
-        self.messages += (Message(role="assistant", content=(Part(type="text", text=stream.text),)),)
-        return stream.text
+        self.videos += tuple(videos)
+        answer, shown = Answer(self.processor, opening=self._opening()), Shown(console)
+        for token in self._tokens():
+            shown.add(answer.feed([token]))
+        shown.add(answer.end())
+        console.print()
+        self.messages += (Message(role="assistant", content=(Part(type="text", text=answer.answer),)),)
+        return answer.answer
 
-    def _generate(self, prompt: Any, stream: Stream) -> None:
-        import numpy as np
-        import torch
+    def _opening(self) -> str:
+        return self.processor.opening(self.options.think) if self.options.force else ""
 
-        device = self.model.device
-        ids = torch.from_numpy(prompt.input_ids.astype(np.int64))[None].to(device)  # (1, T)
-        sampled = self.options.temperature > 0
-        self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            patches=torch.from_numpy(prompt.patches).to(device),
-            grids=torch.tensor(prompt.grids, dtype=torch.int64, device=device).reshape(-1, 2),
-            max_new_tokens=self.options.max_new_tokens,
-            do_sample=sampled,
-            temperature=self.options.temperature if sampled else None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=list(self.processor.stop_token_ids),
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            streamer=stream,
-        )
+    def _tokens(self) -> Iterator[int]:
+        """The answer to the conversation so far; each turn draws numbers of its own."""
+        asked = Conversation(key="chat", source="chat", messages=self.messages, images=self.images, videos=self.videos)
+        options, uid = self.options, f"turn {len(self.messages)}"
+        prompt = self.processor.prompt(asked, uid=uid, think=options.think, force=options.force)
+        sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed)
+        return self.session.stream(prompt, sampling)
 
 
-class Stream:
-    """A transformers streamer: shows what is new of the text, thoughts dimmed, tags left out."""
+class Shown:
+    """What stands on the console of one turn: a dimmed thought, a blank line, the answer."""
 
-    def __init__(self, processor: SailVLProcessor, console: Console, *, given: str = "") -> None:
-        self.processor = processor
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.text = given
-        """What the assistant said, a forced opening included."""
-        self._ids: list[int] | None = None
-        self._shown = 0
-        self._given = given
-        self._thinking = given.count("<think>") > given.count("</think>")
+        self._thought = self._answer = False
 
-    def put(self, value: Any) -> None:
-        """Takes token ids; the first call brings the prompt's."""
-        if self._ids is None:
-            self._ids = []
-            return
-        self._ids += [int(token) for token in value.reshape(-1)]
-        decoded = self.processor.decode(self._ids)
-        if not decoded.endswith("\ufffd"):  # half of a character that takes several tokens
-            self._show(decoded)
+    def add(self, piece: Piece) -> None:
+        if piece.thought:
+            self._thought = True
+            self._print(piece.thought, THOUGHT_STYLE)
+        if piece.answer:
+            if self._thought and not self._answer:
+                self._print("\n\n", "")
+            self._answer = True
+            self._print(piece.answer, "")
 
-    def end(self) -> None:
-        """Shows what was held back, and ends the line."""
-        self._show(self.processor.decode(self._ids or []))
-        self.console.print()
-
-    def _show(self, decoded: str) -> None:
-        for piece in TAGS.split(decoded[self._shown :]):
-            if piece in ("<think>", "</think>"):
-                self._thinking = piece == "<think>"
-            elif piece:
-                self.console.print(Text(piece, style=THOUGHT_STYLE if self._thinking else ""), end="", soft_wrap=True)
-        self._shown = len(decoded)
-        self.text = self._given + decoded
+    def _print(self, text: str, style: str) -> None:
+        self.console.print(Text(text, style=style), end="", soft_wrap=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sail_train.processor.tokenizer import THINK_END, THINK_START
+from sail_train.processor.style import THINK_END, THINK_START
 
 HELD_TOKENS = 8
 """Tokens waited for to complete a character, which has four bytes at most; then it is none."""

@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             exchange.leave()
             written = sum(exchange.tokens)
-            self._notes = f" {images} images, {exchange.prompt_tokens}+{written} tokens{self._notes}"
+            self._notes = f" images={images} tokens={exchange.prompt_tokens}+{written}{self._notes}"
 
     def _refuse_path(self, path: str, method: str, known: tuple[str, ...]) -> None:
         if path in known:

@@ -25,7 +25,7 @@ from sail_train.serve.answer import Answer, Piece
 from sail_train.serve.protocol import Gone, Head, RequestError
 from sail_train.serve.request import Limits, Question, parse, read_question
 from sail_train.serve.worker import Busy, Job, Worker
-from sail_train.types import BadSample
+from sail_train.types import BadSample, Prompt
 
 PREPARING = 2
 """Requests whose images are decoded at once."""
@@ -46,7 +46,8 @@ class Service:
         self.processor = processor
         self.worker = worker
         self.context = context
-        self.limits = replace(limits, max_completions=min(limits.max_completions, worker.rows))
+        completions, tokens = min(limits.max_completions, worker.rows), min(limits.max_tokens, context)
+        self.limits = replace(limits, max_completions=completions, max_tokens=tokens)
         self.created = int(time.time())
         self._preparing = threading.BoundedSemaphore(PREPARING)
 
@@ -72,16 +73,21 @@ class Service:
             question = read_question(parse(data), self.limits)
             if question.model is not None:
                 self._check_model(question.model)
-            try:
-                prompt = self.processor.prompt(question.conversation, uid=UID, think=question.think)
-            except BadSample as error:
-                raise RequestError(f"messages: {error}", param="messages", code=error.reason) from None
-        sampling = question.sampling(self._room(question, len(prompt.input_ids)))
+            prompt, max_new_tokens = self._prompt(question)
         try:
-            job = self.worker.submit(prompt, sampling)
+            job = self.worker.submit(prompt, question.sampling(max_new_tokens))
         except Busy as error:
             raise RequestError(f"{error}; try again later", status=503, code="overloaded") from None
         return Exchange(self, question, job)
+
+    def _prompt(self, question: Question) -> tuple[Prompt, int]:
+        """The prompt, and how many tokens may follow it: told from its images' headers, before they are decoded."""
+        asked = question.conversation
+        try:
+            room = self._room(question, len(self.processor.encode_prompt(asked, think=question.think)))
+            return self.processor.prompt(asked, uid=UID, think=question.think), room
+        except BadSample as error:
+            raise RequestError(f"messages: {error}", param="messages", code=error.reason) from None
 
     def _check_model(self, name: str) -> None:
         if name != self.name:

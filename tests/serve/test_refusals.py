@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import time
 import zlib
@@ -151,6 +152,14 @@ def test_images_are_counted(serve: Callable[..., Served]) -> None:
     reply = served.ask({"messages": [{"role": "user", "content": [part] * 3}]})
     assert reply.status_code == 400 and reply.json()["error"]["code"] == "too_many_images"
     assert served.ask({"messages": [{"role": "user", "content": [part] * 2}], "max_tokens": 1}).status_code == 200
+
+
+def test_what_does_not_fit_is_told_before_a_pixel_is_decoded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Any] = []
+    monkeypatch.setattr(served.service.processor, "pixels", decoded.append)
+    reply = served.ask(image_message(data_url(picture(1400))))
+    assert reply.status_code == 400 and reply.json()["error"]["code"] == "context_length_exceeded"
+    assert decoded == []
 
 
 def test_a_text_of_control_tokens_is_a_text(served: Served) -> None:
@@ -313,7 +322,7 @@ def test_the_log_says_what_was_asked_for_and_not_what_was_said(
     while len(lines) < 3 and time.monotonic() < deadline:  # a line is written when its answer has been sent
         time.sleep(0.01)
     assert len(lines) == 3 and "SECRET" not in "".join(lines)
-    assert "POST /v1/chat/completions 200" in lines[0] and "1 images" in lines[0] and "+2 tokens" in lines[0]
+    assert "POST /v1/chat/completions 200" in lines[0] and re.search(r" images=1 tokens=\d+\+2$", lines[0])
     assert "GET (unknown) 404" in lines[1] and "400" in lines[2]
     assert capfd.readouterr().err == ""
 
