@@ -1,6 +1,8 @@
-"""Asks the model of a folder, by transformers alone, and saves what it says: `python -I -S ask_folder.py SITE ...`.
+"""Asks the models of folders, by transformers alone: `python -I ask_folder.py SITE CACHE FILES FOLDER...`.
 
-SITE is the one folder that packages are imported from; the tests import `ask` from here for their own side.
+SITE is the one folder that packages are imported from ("" for the interpreter's own), FILES are pictures and at most
+one video, with commas between. What each model says goes to said.safetensors beside its folder. The tests import `ask`
+from here for their own side.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+NO_VIDEO = "videos need PyAV"
 
-def ask(model: Any, processor: Any, pictures: list[str], video: str | None) -> dict[str, Any]:
+
+def ask(model: Any, processor: Any, files: list[str]) -> dict[str, Any]:
     """Name -> tensor: inputs, logits and greedy tokens of one picture, several, none, both in a batch, and a video."""
     import torch
     from PIL import Image
 
-    first, second = (Image.open(path) for path in pictures)
+    first, second = (Image.open(path) for path in files[:2])
     text = {"type": "text", "text": "What is shown here?"}
     image, other = {"type": "image", "image": first}, {"type": "image", "image": second}
     chats = {
@@ -32,7 +36,7 @@ def ask(model: Any, processor: Any, pictures: list[str], video: str | None) -> d
                 tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
             )  # fmt: skip
             found |= answers(model, name, inputs)
-        if video is not None:
+        for video in files[2:]:
             chat = [{"role": "user", "content": [{"type": "video"}, text]}]
             rendered = processor.apply_chat_template(chat, add_generation_prompt=True)
             found |= answers(model, "video", processor(text=rendered, videos=[video], return_tensors="pt"))
@@ -46,11 +50,17 @@ def answers(model: Any, name: str, inputs: Any) -> dict[str, Any]:
     return found
 
 
-def main(site: str, cache: str, folder: str, out: str, *files: str) -> None:
-    sys.path.insert(0, site)
+def main(site: str, cache: str, files: str, *folders: str) -> None:
+    if site:
+        sys.path.insert(0, site)
     import os
 
     os.environ |= {"HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
+    for folder in folders:
+        one(Path(folder), files.split(","), Path(cache))
+
+
+def one(folder: Path, files: list[str], cache: Path) -> None:
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
@@ -58,22 +68,31 @@ def main(site: str, cache: str, folder: str, out: str, *files: str) -> None:
     torch.set_num_threads(1)
     trust = {"trust_remote_code": True}
     assert type(AutoConfig.from_pretrained(folder, **trust)).__name__ == "SailVLConfig"
-    models = [
-        c.from_pretrained(folder, **trust) for c in (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText)
-    ]
+    classes = (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText)
+    models = [auto.from_pretrained(folder, **trust) for auto in classes]
     assert len({type(model) for model in models}) == 1
     model, processor = models[0].eval(), AutoProcessor.from_pretrained(folder, **trust)
     assert type(model).__module__.startswith("transformers_modules.") and "sail_train" not in sys.modules
-    pictures = [file for file in files if not file.endswith(".mp4")]
-    video = next((file for file in files if file.endswith(".mp4")), None)
-    save_file(ask(model, processor, pictures, video), out)
+    save_file(ask(model, processor, files), folder.parent / "said.safetensors")
+    if len(files) == 2:
+        check_no_video(processor, files[0])
 
-    again = Path(cache) / "again"
+    again = cache / f"{folder.parent.name}_again"
     model.save_pretrained(again)
     processor.save_pretrained(again)
     copy = AutoModelForCausalLM.from_pretrained(again, **trust)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copy.parameters(), strict=True))
     assert type(AutoProcessor.from_pretrained(again, **trust)).__name__ == "SailVLProcessor"
+
+
+def check_no_video(processor: Any, file: str) -> None:
+    """Without PyAV a video is answered with what is missing."""
+    try:
+        processor(text="<video>", videos=[file])
+    except ValueError as error:
+        assert NO_VIDEO in str(error), error
+    else:
+        raise AssertionError("a video was read without PyAV")
 
 
 if __name__ == "__main__":

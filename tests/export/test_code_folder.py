@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -53,11 +55,6 @@ def link_site(site: Path, names: Iterable[str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return link_site(tmp_path_factory.mktemp("site") / "packages", ["torch", "transformers", "pillow"])
-
-
-@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("pictures")
     for name, size in {"wide": (40, 22), "tall": (15, 30)}.items():
@@ -65,32 +62,78 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / "wide.png"), str(folder / "tall.png")]
 
 
-def compare(folder: Path, python: list[str], work: Path, files: list[str]) -> dict[str, Tensor]:
-    """What the folder says in a process of its own, which is bit for bit what it says here."""
-    video = next((file for file in files if file.endswith(".mp4")), None)
-    ours = ask(load_model(folder).eval(), load_processor(folder), files[:2], video)
-    done = subprocess.run(
-        [*python, str(work / "cache"), str(folder), str(work / "said.safetensors"), *files],
-        capture_output=True, text=True, check=False, cwd=work,
-    )  # fmt: skip
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A second of moving stripes."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("video") / "stripes.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for shift in range(8):
+            columns = (np.arange(48) * 16 + shift * 40) % 256
+            pixels = np.broadcast_to(columns[None, :, None], (32, 48, 3)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def compare(folders: list[Path], python: list[str], site: str, work: Path, files: list[str]) -> list[dict[str, Tensor]]:
+    """What the folders say in a process of its own, which is bit for bit what they say here."""
+    command = [*python, str(PROGRAM), site, str(work / "cache"), ",".join(files), *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=work)
     assert done.returncode == 0, done.stderr[-3000:]
-    theirs = load_file(work / "said.safetensors")
-    assert theirs.keys() == ours.keys()
-    for name in ours:
-        assert torch.equal(theirs[name], ours[name]), name
-    return theirs
+    said = []
+    for folder in folders:
+        ours = ask(load_model(folder).eval(), load_processor(folder), files)
+        theirs = load_file(folder.parent / "said.safetensors")
+        assert theirs.keys() == ours.keys()
+        for name in ours:
+            assert torch.equal(theirs[name], ours[name]), name
+        said.append(theirs)
+    return said
 
 
-@pytest.mark.parametrize(
-    ("kind", "language"), [("native", {}), ("aimv2", {}), ("aimv2", {"tie_word_embeddings": False})]
-)
-def test_the_folder_answers_alike_where_sail_train_is_not_installed(
-    make_run: Callable[..., Path], site: Path, pictures: list[str], tmp_path: Path, kind: str, language: dict[str, bool]
+def make_folders(make_run: Callable[..., Path], root: Path) -> list[Path]:
+    """A native model with tied embeddings, and a tiled one with a mixture of experts."""
+    runs = [
+        make_run(root / "native"),
+        make_run(root / "tiled", "aimv2", model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2,
+                 moe_intermediate_size=8, tie_word_embeddings=False),
+    ]  # fmt: skip
+    return [export(run, run / "out", format="code") for run in runs]
+
+
+def test_folders_answer_alike_where_sail_train_is_not_installed(
+    make_run: Callable[..., Path], pictures: list[str], tmp_path: Path
 ) -> None:
-    folder = export(make_run(tmp_path / "run", kind, **language), tmp_path / "out", format="code")
-    said = compare(folder, [sys.executable, "-I", "-S", str(PROGRAM), str(site)], tmp_path, pictures)
-    assert said["images/grids"].shape[0] >= 2 and said["text/grids"].shape[0] == 0
-    assert not torch.equal(said["image/logits"][0, -1], said["text/logits"][0, -1])
+    site = link_site(tmp_path / "packages", ["torch", "transformers", "pillow"])
+    folders = make_folders(make_run, tmp_path)
+    native, tiled = compare(folders, [sys.executable, "-I", "-S"], str(site), tmp_path, pictures)
+    assert native["images/grids"].tolist() != tiled["images/grids"].tolist() and len(tiled["images/grids"]) > 2
+    for said in (native, tiled):
+        assert not torch.equal(said["image/logits"][0, -1], said["text/logits"][0, -1])
+
+
+def test_a_folder_sees_videos_where_there_is_pyav(
+    make_run: Callable[..., Path], pictures: list[str], video: str, tmp_path: Path
+) -> None:
+    site = link_site(tmp_path / "packages", ["torch", "transformers", "pillow", "av"])
+    folder = export(make_run(tmp_path / "tiled", "aimv2"), tmp_path / "tiled" / "out", format="code")
+    (said,) = compare([folder], [sys.executable, "-I", "-S"], str(site), tmp_path, [*pictures, video])
+    assert len(said["video/grids"]) == 2
+
+
+@pytest.mark.slow
+def test_folders_answer_alike_in_an_environment_of_torch_transformers_and_pillow(
+    make_run: Callable[..., Path], pictures: list[str], tmp_path: Path
+) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    python = str(venv / "bin" / "python")
+    wanted = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "pillow")]
+    subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
+    compare(make_folders(make_run, tmp_path), [python, "-I"], "", tmp_path, pictures)
 
 
 def test_folder_and_installed_package_do_not_get_in_each_others_way(
@@ -129,7 +172,7 @@ def test_folder_and_installed_package_do_not_get_in_each_others_way(
     for order in ("ours first", "theirs first"):
         done = subprocess.run(
             [sys.executable, "-c", program, str(folder), order],
-            capture_output=True, text=True, check=False, env={**__import__("os").environ, "HF_HOME": str(tmp_path)},
+            capture_output=True, text=True, check=False, env={**os.environ, "HF_HOME": str(tmp_path)},
         )  # fmt: skip
         assert done.stdout.strip() == "ok", done.stderr[-3000:]
 
