@@ -29,7 +29,10 @@ def make(**values: Any) -> RunConfig:
     [
         ({"loop": "supervize"}, "loop='supervize' is none of rl, sample, soup, supervised; did you mean 'supervised'"),
         ({"parents": {"modle": "runs/a"}}, "parents='modle'"),
-        ({"model": {**PARTS, "template": "sail_vl"}}, "model.template='sail_vl' is none of qwen3, sail_vl2, seed1_5_vl"),
+        (
+            {"model": {**PARTS, "template": "sail_vl"}},
+            "model.template='sail_vl' is none of qwen3, sail_vl2, seed1_5_vl",
+        ),
         ({"parents": {"model": "a", "vision": "b"}}, "give a whole model, or its parts, not both"),
     ],
 )
