@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from loops_tiny import EXPERTS, MIXED, RL, SUPERVISED, comparable, events, losses, start, upcycled, weights
+from loops_tiny import EXPERTS, MIXED, RL, SUPERVISED, comparable, events, losses, make_job, start, upcycled, weights
 from torch import Tensor
 
 from sail_train.engine.deepspeed import StepResult
 from sail_train.engine.loop import WorkStep
+from sail_train.loops import setup
 from sail_train.loops.balance import BalancedWork, routed_tokens
 from sail_train.loops.supervised import token_loss
 from sail_train.model.build import build_model
@@ -265,3 +267,26 @@ def test_a_policy_with_experts_is_the_one_that_answered(data: Path, trained: Pat
     # some hundred roundings of fp32: experts meet other tokens beside them when a sample is packed
     assert max(losses(run, "parity/max")) < 1e-4
     assert any(grad_norm > 0 for grad_norm in losses(run, "grad_norm"))
+
+
+def test_zero_3_gathers_a_layers_experts_together(data: Path) -> None:
+    """Also of an architecture that DeepSpeed does not know by name."""
+    from deepspeed.utils import get_z3_leaf_modules
+
+    config = make_job(data, *SUPERVISED, *EXPERTS, "model.language.model_type=olmoe", "engine.zero_stage=3").config
+    vlm = setup.make_model(config, setup.make_processor(config))
+    engine = setup.make_engine(config, vlm, accumulation=1)
+    leaves = get_z3_leaf_modules(engine.module)
+    engine.close()
+    assert [type(leaf).__name__ for leaf in leaves] == ["OlmoeSparseMoeBlock"] * 2
+
+
+def test_the_log_says_what_computes(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_job(data, *SUPERVISED, *EXPERTS).config
+    with caplog.at_level("INFO", logger="sail_train"):
+        logging.getLogger("sail_train").propagate = True
+        vlm = setup.make_model(config, setup.make_processor(config))
+    assert "attention=sdpa" in caplog.text and "experts=grouped_mm" in caplog.text
+    language = setup.model_shape(config, vlm).language
+    assert (language.experts, language.active_experts, language.intermediate) == (4, 2, 48)
+    assert language.weights > language.active_weights

@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from loops_tiny import MIXED, RL, SAMPLE, SUPERVISED, start
+from loops_tiny import EXPERTS, MIXED, RL, SAMPLE, SUPERVISED, start
 
 from sail_train import dist
 
@@ -32,11 +32,19 @@ SPLIT = ("data.micro_batch=1",)
 ADAPTER = (*SUPERVISED, *MIXED, "train.max_steps=3", "~optim.lr", "optim.lr={adapter: 3.0e-3}")
 POLICY = (*RL, "train.max_steps=2", "eval.modes={basic: [greedy, t1]}")
 
+STRONG = (*EXPERTS, "model.language.router_aux_loss_coef=0.5")
+"""A mixture whose balance would show in every loss if it depended on the ranks."""
+MIXTURE_OF_EXPERTS = (*MIXTURE, *STRONG, "train.valid_every=0", "engine.activation_checkpointing=true")
+POLICY_OF_EXPERTS = (*POLICY, *STRONG)
+
 
 def stages(parent: str) -> dict[str, tuple[str, ...]]:
-    """Tokens by name."""
+    """Tokens by name; `upcycled` beside the parent is a mixture that computes what the parent does."""
     named = {f"mixture-{stage}": (*MIXTURE, *SPLIT, f"engine.zero_stage={stage}") for stage in FP32}
     named |= {f"policy-{stage}": (*POLICY, f"parent={parent}", f"engine.zero_stage={stage}") for stage in (0, 3)}
+    experts = f"parent={Path(parent).with_name('upcycled')}"
+    named |= {f"experts-{stage}": (*MIXTURE_OF_EXPERTS, *SPLIT, f"engine.zero_stage={stage}") for stage in (0, 3)}
+    named |= {"expert-policy-3": (*POLICY_OF_EXPERTS, experts, "engine.zero_stage=3")}
     return named | {
         "adapter-3": (*ADAPTER, *SPLIT, f"parent={parent}", "engine.zero_stage=3"),
         "sampled": (*SAMPLE, "sample.prompts=150", "sample.keep_per_prompt=2", f"parent={parent}"),
