@@ -124,7 +124,8 @@ class LanguageConfig:
     """The language model: Qwen3, dense or mixture of experts, or any causal one of transformers."""
 
     model_type: str = "qwen3"
-    """transformers' name of the architecture."""
+    """transformers' name of the architecture: "qwen3", "qwen3_moe" or any decoder whose attention can be replaced. One
+    that no test compares is probed when it is built, and refused if packing would train another model."""
     path: str | None = None
     """A Hugging Face folder, a sail_vl model folder or a run directory; null: random initialisation."""
     tokenizer: str | None = None
@@ -141,7 +142,8 @@ class LanguageConfig:
     rope_theta: float = 1_000_000.0
     rope_scaling: dict[str, Any] | None = None
     """For contexts longer than those of pre-training, in transformers' terms, e.g. {rope_type: yarn, factor: 4.0,
-    original_max_position_embeddings: 32768}."""
+    original_max_position_embeddings: 32768}. Not "dynamic" or "longrope": their angles depend on a row's length, and
+    samples share rows."""
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 32_768
@@ -152,7 +154,7 @@ class LanguageConfig:
     moe_intermediate_size: int | None = None
     """Width of one expert."""
     router_aux_loss_coef: float = 0.001
-    """Weight of the loss that balances the experts' load; 0: none."""
+    """Weight of the loss that balances the experts' load (`loops.balance`); 0: none, the load is only reported."""
     initializer_range: float = 0.02
     """Standard deviation of random weights."""
     model: dict[str, Any] = field(default_factory=dict)

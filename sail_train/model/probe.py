@@ -3,6 +3,7 @@
 Two short samples in one packed row, and each alone in a plain forward pass of transformers' own, with its own eager
 attention: the log-probs must be the same. They are not where the model does something behind its decoder (scales or
 caps its logits), before it (scales its embeddings), or beside attention (a state that runs on from sample to sample).
+Then the last token once more behind a cache of the others, as the generator decodes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from sail_train.model.language import TESTED
 from sail_train.model.packed import PackedLM
@@ -35,28 +37,28 @@ def check_packed(vlm: Any, *, tested: tuple[str, ...] = TESTED) -> None:
     text = vlm.config.text_config
     if text.model_type in tested:
         return
-    try:
-        packed, alone = _both(vlm)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"language.model_type={text.model_type!r} does not run packed: {error}; use another"
-        ) from error
-    worst, allowed = float((packed - alone).abs().max()), _TOLERANCE[vlm.get_input_embeddings().weight.dtype]
+    samples = _samples(vlm)
+    with torch.no_grad(), _evaluated(vlm):
+        try:
+            with _amplified(vlm, samples[0]):
+                with _eager(vlm.language_model.config):
+                    alone = torch.cat([_plain(vlm, sample) for sample in samples])
+                _agree(vlm, "packed samples", _packed(vlm, samples), alone)
+                _agree(vlm, "a token behind a cache", _cached(vlm, samples[-1]), alone[-1])
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"language.model_type={text.model_type!r} does not run packed: {error}; use another"
+            ) from error
+
+
+def _agree(vlm: Any, what: str, found: Tensor, expected: Tensor) -> None:
+    worst, allowed = float((found - expected).abs().max()), _TOLERANCE[vlm.get_input_embeddings().weight.dtype]
     if not worst <= allowed:
         raise ValueError(
-            f"language.model_type={text.model_type!r}: log-probs of packed samples differ from those of each sample "
-            f"alone by {worst:.2e} (allowed: {allowed:.0e}); packed training would train another model than it is, "
-            f"use another, e.g. {', '.join(TESTED)}"
+            f"language.model_type={vlm.config.text_config.model_type!r}: log-probs of {what} differ from those of "
+            f"each sample alone by {worst:.2e} (allowed: {allowed:.0e}); we would train or run another model than it "
+            f"is; use another, e.g. {', '.join(TESTED)}"
         )
-
-
-def _both(vlm: Any) -> tuple[Tensor, Tensor]:
-    """(tokens that are predicted,) log-probs, packed and alone."""
-    samples = _samples(vlm)
-    with torch.no_grad(), _evaluated(vlm), _amplified(vlm, samples[0]):
-        packed = _packed(vlm, samples)
-        with _eager(vlm.language_model.config):
-            return packed, torch.cat([_plain(vlm, sample) for sample in samples])
 
 
 def _samples(vlm: Any) -> list[Tensor]:
@@ -85,6 +87,17 @@ def _packed(vlm: Any, samples: list[Tensor]) -> Tensor:
 def _plain(vlm: Any, sample: Tensor) -> Tensor:
     logits: Tensor = vlm.language_model(input_ids=sample[None], use_cache=False).logits[0, :-1]
     return logits.float().log_softmax(-1).gather(-1, sample[1:, None])[:, 0].to(logits.dtype)
+
+
+def _cached(vlm: Any, sample: Tensor) -> Tensor:
+    """Log-prob of the sample's last token, drawn after the one before it was decoded behind a cache."""
+    cache = DynamicCache()
+    before, last, target = sample[None, :-2], sample[None, -2:-1], sample[-1]
+    vlm.language_model(input_ids=before, past_key_values=cache, use_cache=True)
+    positions = torch.tensor([[before.shape[1]]], device=sample.device)
+    output = vlm.language_model(input_ids=last, position_ids=positions, past_key_values=cache, use_cache=True)
+    logprobs: Tensor = output.logits[0, -1].float().log_softmax(-1)
+    return logprobs[target]
 
 
 @contextmanager

@@ -258,6 +258,19 @@ def test_the_balance_evens_the_load(data: Path, tmp_path: Path) -> None:
     assert busiest < unbalanced_busiest and entropy > unbalanced_entropy and loss < unbalanced_loss
 
 
+def test_a_mixture_trains_in_bf16_as_in_fp32(data: Path, tmp_path: Path) -> None:
+    """Under ZeRO 2, recomputed; bf16 rounds to 1 in 256, the losses are means of a few hundred tokens'."""
+    tokens = ("train.max_steps=8", "engine.activation_checkpointing=true", "model.language.router_aux_loss_coef=0.1")
+    found = {}
+    for precision, stage in (("fp32", 0), ("bf16", 2)):
+        run, kind = tmp_path / precision, (f"engine.precision={precision}", f"engine.zero_stage={stage}")
+        assert start(data, *SUPERVISED, *MIXED, *EXPERTS, *tokens, *kind, f"run_dir={run}") == 0
+        found[precision] = run
+    for name, tolerance in (("loss", 0.02), ("router/balance_loss", 0.02), ("router/entropy", 0.02)):
+        expected = losses(found["fp32"], name)
+        assert losses(found["bf16"], name) == pytest.approx(expected, rel=tolerance), name
+
+
 def test_a_policy_with_experts_is_the_one_that_answered(data: Path, trained: Path, tmp_path: Path) -> None:
     """The parity gate compares the generator's log-probs with the trainer's at every rollout batch."""
     parent, run = upcycled(trained, tmp_path / "parent"), tmp_path / "run"

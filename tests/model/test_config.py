@@ -36,6 +36,18 @@ def test_configs_import_neither_torch_nor_transformers() -> None:
         ({"vision": {**VISION, "image_mean": [0.5]}}, r"image_mean=\[0.5\] must have three values"),
         ({"vision": {**VISION, "image_std": [0.5]}}, r"image_std=\[0.5\] must have three values"),
         ({"language": {**LANGUAGE, "num_key_value_heads": 3}}, "must be a multiple of num_key_value_heads=3"),
+        ({"language": {**LANGUAGE, "model_type": "qwen3_moe"}}, "'qwen3_moe' needs num_experts, which is None"),
+        (
+            {"language": {**LANGUAGE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}},
+            "'qwen3' has no num_experts, which is 4; set model_type=qwen3_moe",
+        ),
+        ({"language": {**LANGUAGE, "num_experts": 4}}, "a mixture of experts needs all three, a dense model none"),
+        (
+            {"language": {**LANGUAGE, "model_type": "qwen3_moe", "num_experts": 2, "num_experts_per_tok": 4,
+                          "moe_intermediate_size": 8}},
+            "num_experts_per_tok=4 exceeds num_experts=2",
+        ),
+        ({"language": {**LANGUAGE, "router_aux_loss_coef": -1.0}}, "router_aux_loss_coef=-1.0 must be 0"),
         ({"image": {"max_pixels": 100}}, "max_pixels=100 is less than one token"),
         ({"language": {**LANGUAGE, "hiden_size": 3}}, "language.hiden_size: unknown key; did you mean 'hidden_size'"),
     ],

@@ -177,6 +177,20 @@ def test_a_cap_on_logits_is_found_on_weights_that_give_small_ones(
         check_packed(vlm, tested=())
 
 
+def test_a_cache_that_the_generator_cannot_use_is_found(
+    make_model: Make, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = make_model(make_config(model_type="llama")).eval()
+    forward = type(vlm.language_model).forward
+
+    def forgetful(self: Any, *, past_key_values: Any = None, **inputs: Any) -> Any:
+        return forward(self, past_key_values=None, **inputs)
+
+    monkeypatch.setattr(type(vlm.language_model), "forward", forgetful)
+    with pytest.raises(ValueError, match="log-probs of a token behind a cache differ"):
+        check_packed(vlm, tested=())
+
+
 @pytest.mark.parametrize(
     ("scaling", "expected"),
     [
