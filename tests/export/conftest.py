@@ -25,7 +25,6 @@ IMAGE: dict[str, dict[str, Any]] = {
     "native": {"min_pixels": 64, "max_pixels": 4096},
     "aimv2": {"mode": "tile", "tile_size": 16, "max_tiles": 4, "max_total_tiles": 6},
 }
-EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 
 
 def model_config(kind: str, **language: Any) -> ModelConfig:

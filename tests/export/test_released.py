@@ -183,3 +183,12 @@ def test_an_override_of_a_value_as_if_it_were_a_section_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="model.template.x: template is a value, not a section"):
         import_released(spoiled(), tmp_path / "out", overrides=[("template.x", 1)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "config.json is not readable JSON"), ("[]", "config.json holds a list, not an object")]
+)
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        import_released(tmp_path, tmp_path / "out")

@@ -127,3 +127,17 @@ def test_an_existing_folder_is_not_overwritten(run: Path, tmp_path: Path) -> Non
 def test_an_unknown_dtype_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dtype='int8' is none of"):
         export(run, tmp_path / "out", "int8")
+
+
+def test_an_unknown_format_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="format='gguf' is none of code, released, sail"):
+        export(run, tmp_path / "out", format="gguf")
+
+
+def test_large_models_travel_in_shards_with_an_index(run: Path, tmp_path: Path) -> None:
+    out = export(run, tmp_path / "out", shard_size="10KB")
+    files = {file.name for file in out.glob("*.safetensors")}
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert len(files) > 1 and set(index["weight_map"].values()) == files
+    source, again = load_model(run).state_dict(), load_model(out).state_dict()
+    assert all(torch.equal(source[name], again[name]) for name in source)
