@@ -10,6 +10,7 @@ from sail_train.rewards.verifiers import verify, verify_all
 VERIFIERS = {
     "anls": "sail_train.rewards.text:anls",
     "box": "sail_train.rewards.boxes:box",
+    "boxes": "sail_train.rewards.boxes:boxes",
     "choice": "sail_train.rewards.text:choice",
     "contains": "sail_train.rewards.text:contains",
     "exact": "sail_train.rewards.text:exact",

@@ -60,6 +60,14 @@ RIGHT, WRONG, UNREADABLE, BROKEN = (1.0, "ok"), (0.0, "ok"), (0.0, "unparsable")
         ("box", "[0,0,100,100]", "[100, 100, 0, 0]", UNREADABLE),
         ("box", "[0,0,100,100]", "top left", UNREADABLE),
         ("box", "[100,0,0,100]", "[0, 0, 100, 100]", BROKEN),
+        ("box", "<bbox>0 0 100 100</bbox>", "It is at <bbox>0 0 100 99</bbox>.", RIGHT),
+        ("box", "<bbox>0 0 100 100</bbox>", "[0, 0, 100, 100]", RIGHT),
+        ("box", "<bbox>0 0 100 100</bbox>", "<bbox>0 0 100 49</bbox>", WRONG),
+        ("box", "<bbox>0 0 100 100</bbox>", "<bbox>0 0 100</bbox>", UNREADABLE),
+        ("boxes", "[0,0,9,9] [20,20,40,40]", "<bbox>20 20 40 40</bbox><bbox>0 0 9 9</bbox>", RIGHT),
+        ("boxes", "[0,0,9,9] [20,20,40,40]", "[50, 50, 60, 60]", WRONG),
+        ("boxes", "[0,0,9,9]", "everywhere", UNREADABLE),
+        ("boxes", "two", "[0,0,9,9]", BROKEN),
         ("grid", "351209744", "351 209 744", RIGHT),
         ("grid", "351209744", "3512097440", WRONG),
         ("grid", "351209744", "35120974", WRONG),
@@ -72,6 +80,13 @@ RIGHT, WRONG, UNREADABLE, BROKEN = (1.0, "ok"), (0.0, "ok"), (0.0, "unparsable")
 def test_known_verdicts(name, answer, response, expected):
     score = verify(name, answer, response)
     assert (score.value, score.status) == expected, score
+
+
+def test_boxes_missing_added_and_repeated_cost():
+    truth = "[0,0,10,10] [20,20,40,40]"
+    assert verify("boxes", truth, "[0,0,10,10]").value == pytest.approx(2 / 3)
+    assert verify("boxes", truth, "[0,0,10,10] [20,20,40,40] [50,50,60,60]").value == pytest.approx(4 / 5)
+    assert verify("boxes", truth, "[0,0,10,10] [0,0,10,10]").value == pytest.approx(1 / 2)
 
 
 def test_anls_is_graded_from_one_half():
