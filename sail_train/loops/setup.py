@@ -11,10 +11,11 @@ import torch
 
 from sail_train import dist
 from sail_train.config import to_mapping
-from sail_train.cost import ModelShape, Tower
+from sail_train.cost import ModelShape
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.rundir import RunDir
 from sail_train.loops.config import RunConfig
+from sail_train.model import flops
 from sail_train.model.attention import describe
 from sail_train.model.build import build_model, save_model
 from sail_train.model.folder import resolve
@@ -80,36 +81,8 @@ def make_engine(config: RunConfig, vlm: SailVLForConditionalGeneration, *, accum
 
 
 def model_shape(config: RunConfig, vlm: SailVLForConditionalGeneration) -> ModelShape:
-    """Plain shapes of the model, for FLOPs and MFU."""
-    vision, language = config.model.vision, config.model.language
-    return ModelShape(
-        vision=Tower(
-            layers=vision.depth,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            heads=vision.num_attention_heads,
-            kv_heads=vision.num_attention_heads,
-            head_dim=vision.head_dim,
-            causal=False,
-            gated=vision.gated_mlp,
-        ),
-        patch_dim=config.model.image_spec.patch_dim,
-        merge=config.model.adapter.merge_size**2,
-        adapter_hidden=config.model.adapter.hidden_size or language.hidden_size,
-        language=Tower(
-            layers=language.num_hidden_layers,
-            hidden=language.hidden_size,
-            intermediate=language.moe_intermediate_size or language.intermediate_size,
-            heads=language.num_attention_heads,
-            kv_heads=language.num_key_value_heads,
-            head_dim=language.head_dim,
-            causal=True,
-            experts=language.num_experts or 1,
-            active_experts=language.num_experts_per_tok or 1,
-        ),
-        vocab=vlm.config.text_config.vocab_size,
-        tied=language.tie_word_embeddings,
-    )
+    """Plain shapes of the run's model, for FLOPs and MFU."""
+    return flops.model_shape(config.model, vocab_size=vlm.config.text_config.vocab_size)
 
 
 def write_model(

@@ -25,7 +25,7 @@ def model_shape(config: ModelConfig, *, vocab_size: int) -> ModelShape:
 
 def _vision(config: VisionConfig) -> Tower:
     return Tower(
-        layers=config.num_hidden_layers + 1 + config.select_layer,  # those behind the selected one are not run
+        layers=config.depth,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         heads=config.num_attention_heads,
