@@ -1,0 +1,151 @@
+"""Filtering: what is measured, what is kept byte for byte, and that every sample is accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sail_train.cli import main
+from sail_train.data.config import SourceConfig
+from sail_train.data.held_out import held_out
+from sail_train.data.index import add_columns, ensure_index, read_index
+from sail_train.data.tools.filter import run
+from sail_train.data.tools.measured import language, measure_shard
+from sail_train.processor.processor import SailVLProcessor
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What is in the image?", "en"),
+        ("图中有什么？", "zh"),
+        ("图中 GPU 的型号是 RTX4090", "zh"),
+        ("これは何の画像ですか", "other"),
+        ("이것은 무엇입니까", "other"),
+        ("Что на картинке?", "other"),
+        ("où est l'élève zélé ?", "other"),
+        ("42 + 7", "other"),
+        ("", "other"),
+        ("<think>先看图</think>共三个 \\boxed{3}", "zh"),
+    ],
+)
+def test_language_goes_by_the_scripts_of_the_letters(text: str, expected: str) -> None:
+    assert language(text) == expected
+
+
+@pytest.fixture
+def shards(tmp_path: Path, make: SimpleNamespace) -> list[str]:
+    """Twelve good samples in two folders of one shard each, and one that no reader takes."""
+    paths = []
+    for part in range(2):
+        files = []
+        for n in range(6):
+            number = part * 6 + n
+            image = make.image(number, (28, 28 * (1 + n)))
+            files += [(f"k{number}.jpg", image), (f"k{number}.json", make.json("red " * n, images=1))]
+        paths.append(str(make.tar(tmp_path / "in" / f"p{part}" / "000000.tar", files + [(f"x{part}.pickle", b"no")])))
+    return paths
+
+
+def summary(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    counts: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])["counts"]
+    return counts
+
+
+def test_measures_land_in_the_index_and_bad_samples_have_none(
+    shards: list[str], processor: SailVLProcessor, tmp_path: Path
+) -> None:
+    processor.save_pretrained(tmp_path / "model")
+    assert measure_shard(shards[0], str(tmp_path / "model"), "messages", False) == {
+        "measured": 6, "bad": {"refused_file": 1}
+    }  # fmt: skip
+    rows = ensure_index(shards[0]).to_pylist()
+    assert [(row["width"], row["height"], row["aspect"]) for row in rows[:2]] == [(28, 28, 1.0), (56, 28, 2.0)]
+    assert all(row["num_images"] == 1 and row["language"] == "en" and row["num_tokens"] > 4 for row in rows[:6])
+    assert all(rows[6][name] is None for name in ("width", "num_chars", "language", "num_tokens"))
+    assert measure_shard(shards[0], str(tmp_path / "model"), "messages", False) == {"shards skipped": 1}
+
+
+def test_kept_samples_keep_bytes_keys_order_and_columns(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = held_out({"a": SourceConfig(shards=shards, max_bad=9)})
+    argv = [*shards, "--measure", "--where", "aspect <= 3", "--where", "num_chars > 4", "--out", str(tmp_path / "out")]
+    assert main(["data", "filter", *argv, "--json"]) == 0
+    counts = summary(capsys)
+    assert counts["read"] == counts["kept"] + counts["dropped"] == 14
+    assert counts["dropped by"] == {"unreadable": 2, "aspect <= 3": 6, "num_chars > 4": 2}
+    assert sum(counts["dropped by"].values()) == counts["dropped"]
+    after = held_out({"a": SourceConfig(shards=str(tmp_path / "out" / "**" / "*.tar"))})
+    assert [sample.key for sample in after] == ["k1", "k2", "k7", "k8"]
+    originals = {sample.key: sample for sample in before}
+    assert after == [originals[sample.key] for sample in after]
+    made = str(tmp_path / "out" / "p1" / "000000.tar")
+    table = read_index(made)
+    assert table is not None and table.column("aspect").to_pylist() == [2.0, 3.0]
+    # the index that was carried along is the one that reading the new shard gives
+    os.unlink(tmp_path / "out" / "p1" / "000000.index.parquet")
+    assert (
+        ensure_index(made)
+        .select(["key", "offset", "size", "crc32"])
+        .equals(table.select(["key", "offset", "size", "crc32"]).replace_schema_metadata(None))
+    )
+
+
+def test_a_filter_goes_on_where_it_stopped_and_sees_what_changed(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*shards, "--measure", "--where", "aspect <= 3", "--out", str(tmp_path / "out"), "--json", "--jobs", "2"]
+    made = tmp_path / "out" / "p0" / "000000.tar"
+    assert run(argv) == 0 and summary(capsys)["shards written"] == 2
+    stamp = made.stat().st_mtime_ns
+    assert run(argv) == 0 and summary(capsys)["shards skipped"] == 2 and made.stat().st_mtime_ns == stamp
+    made.write_bytes(made.read_bytes()[:700])
+    assert run(argv) == 0 and (counts := summary(capsys))["shards skipped"] == counts["shards written"] == 1
+    add_columns(shards[0], {"score_vir": [1] * 7})
+    assert run(argv) == 0 and summary(capsys)["shards written"] == 1
+    assert run([*argv, "--where", "aspect > 9"]) == 0
+    assert summary(capsys)["shards left out"] == 2 and not made.exists()
+
+
+def test_in_the_index_a_filter_is_a_weight_of_nothing(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    add_columns(shards[0], {"weight": [2.5, 1, 1, 1, 1, 1, 1], "pass_rate": [0.0, 0.5, 1.0, 0.75, None, 0.2, None]})
+    argv = [shards[0], "--in-index", "--json"]
+    assert run([*argv, "--where", "pass_rate <= 0.75"]) == 0
+    assert summary(capsys)["dropped by"] == {"unreadable": 1, "pass_rate <= 0.75": 2}
+    assert ensure_index(shards[0]).column("weight").to_pylist() == [2.5, 1, 0, 1, 0, 1, 0]
+    assert run([*argv, "--where", "pass_rate > 0"]) == 0
+    assert ensure_index(shards[0]).column("weight").to_pylist() == [0, 1, 0, 1, 0, 1, 0]
+    assert run([*argv, "--where", "pass_rate > 0", "--reset"]) == 0
+    assert ensure_index(shards[0]).column("weight").to_pylist() == [0, 1, 1, 1, 0, 1, 0]
+
+
+def test_a_missing_column_fails_its_shard_by_name(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([shards[0], "--in-index", "--where", "score_vir >= 3"]) == 1
+    assert "the index has no column 'score_vir'" in capsys.readouterr().out
+
+
+def test_a_shard_is_not_replaced_by_a_part_of_itself(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    content = Path(shards[0]).read_bytes()
+    assert run([shards[0], "--measure", "--where", "aspect < 2", "--out", str(Path(shards[0]).parent)]) == 1
+    assert "would replace" in capsys.readouterr().out and Path(shards[0]).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "nothing to do"),
+        (["--where", "aspect < 2"], "say where to"),
+        (["--where", "aspect < 2", "--out", "x", "--in-index"], "say where to"),
+        (["--where", "aspect = 2", "--out", "x"], "should be a column"),
+        (["--measure", "--part", "3/2"], "should be I/N"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(shards: list[str], argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run([shards[0], *argv])
