@@ -7,15 +7,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+BAD_SHARDS = ("stop", "skip")
+
 
 @dataclass(kw_only=True)
 class SourceConfig:
     """One dataset of a mixture."""
 
     shards: str | list[str] = ""
-    """Local .tar files: a path, a glob or a brace pattern such as "a/{000..099}.tar", or a list of those."""
+    """.tar files: a path, a glob, a brace pattern such as "a/{000..099}.tar", "@list.txt" (a file of one such a line),
+    or a list of those. http://, https:// and s3:// are read through fsspec, see docs/data.md."""
     weight: float = 1.0
     """Share of the samples drawn from this source, relative to the other weights; 0 leaves the source out."""
+    size: int | None = None
+    """Samples, for `data.temperature`; null: as the dataset.json beside the shards says."""
+    epochs: float | None = None
+    """How often each stream reads its share; then the source leaves the mixture. Of the last 0.x of an epoch each
+    sample is read with that chance. null: for ever."""
+    max_tokens: int | None = None
+    """Tokens of measured samples after which the source leaves the mixture, each stream having an equal part of them;
+    null: no limit."""
+    start_step: int = 0
+    """First step whose rows draw from this source (see docs/data.md for what waits in buffers)."""
+    stop_step: int | None = None
+    """First step whose rows draw from it no more; null: never stops."""
+    filter: list[str] = field(default_factory=list)
+    """Conditions on the columns of the shards' indexes, such as "score_vir >= 3"; all must hold, else a sample is left
+    out."""
+    on_bad_shard: str = "stop"
+    """What a shard that cannot be read does after all tries: "stop" the run, or "skip" it, with its samples counted as
+    bad."""
     format: str = "messages"
     """How a sample's files become a conversation: a name in `sail_train.data.FORMATS`."""
     max_bad: float = 0.05
@@ -37,10 +58,21 @@ class SourceConfig:
             raise ValueError(f"max_bad={self.max_bad} must be a share below 1 or a whole count from 1 on")
         if not 0 <= self.think_flag <= 1:
             raise ValueError(f"think_flag={self.think_flag} must be a share from 0 to 1")
+        self._check_limits()
         if self.max_tiles is not None and self.max_tiles < 1:
             raise ValueError(f"max_tiles={self.max_tiles} must be at least 1, or null for the model's")
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps={self.fps} must be above 0, or null for the model's")
+
+    def _check_limits(self) -> None:
+        """Of how much is read, and when."""
+        for name, value in (("size", self.size), ("epochs", self.epochs), ("max_tokens", self.max_tokens)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be above 0, or null")
+        if self.start_step < 0 or (self.stop_step is not None and self.stop_step <= self.start_step):
+            raise ValueError(f"start_step={self.start_step} must be 0 or more, and stop_step={self.stop_step} after it")
+        if self.on_bad_shard not in BAD_SHARDS:
+            raise ValueError(f"on_bad_shard={self.on_bad_shard!r} is unknown; use one of {', '.join(BAD_SHARDS)}")
 
     @property
     def patterns(self) -> list[str]:
@@ -57,6 +89,12 @@ class DataConfig:
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """By name; names go to the metrics and to quarantine.jsonl."""
+    temperature: float | None = None
+    """T: sources are drawn in proportion to weight x size ** (1/T); 1 is by size, more evens out. null: by weight."""
+    allow_mix_change: bool = False
+    """Lets a resumed run go on with other weights, limits, steps or further sources; what changed is told."""
+    index_dir: str | None = None
+    """A local folder with the indexes of shards that stand where none can be written (`data index --index-dir`)."""
     seq_length: int = 4096
     """Token capacity of a packed row; a longer sample is refused ("too_long")."""
     max_patches: int = 16384
@@ -84,6 +122,8 @@ class DataConfig:
                      "pack_buffer", "max_bad_in_a_row", "decode_threads"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0, or null")
         if self.prefetch < 0:
             raise ValueError(f"prefetch={self.prefetch} must be 0 (none) or more")
         if self.batch_rows % self.micro_batch:
