@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sail_train.data.synth import generate
+from sail_train.data.synth.engines import ENGINES
 from sail_train.data.synth.sources import HELD_OUT, TRAIN, Source, draw, members
 from sail_train.data.synth.visual import TASKS, Options
 from sail_train.data.writer import write_shards
@@ -92,11 +94,15 @@ def _texts(sources: dict[str, Source], *, seed: int, hasty: float) -> Iterator[s
 
 
 def run(argv: list[str]) -> int:
-    """The command; returns its exit code."""
+    """The command; returns its exit code. Words that begin with an engine's name are for the rule engines."""
+    if argv and not argv[0].startswith("-"):
+        return generate.run(argv)
     parser = argparse.ArgumentParser(
         prog="sail-train data synth",
-        description="Write synthetic shards: grids of real scanned digits, charts, shapes and text.",
-        epilog="example: sail-train data synth --out data/tiny --seed 0",
+        usage="%(prog)s [options] --out OUT\n       %(prog)s ENGINE [options] OUT",
+        description="Write synthetic shards. Without ENGINE those of the tiny recipe: grids of real scanned digits, "
+        f"charts, shapes and text. ENGINE is one of {', '.join(ENGINES)}; `%(prog)s ENGINE --help` has its options.",
+        epilog="examples: sail-train data synth --out data/tiny; sail-train data synth chart --count 99 data/chart",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to make")
     parser.add_argument("--seed", type=int, default=0)
