@@ -11,10 +11,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -23,6 +23,8 @@ from sail_train.rewards.judge_protocol import INSTRUCTIONS, SCHEMA, VERDICTS, pa
 from sail_train.types import Score
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OMITTED = "\n[...]\n"
 
@@ -96,26 +98,36 @@ class Judge:
     def close(self) -> None:
         self.client.close()
 
-    def _score(self, request: JudgeRequest) -> Score:
-        body = self._body(request)
+    def ask(self, body: dict[str, Any], read: Callable[[str], T]) -> T | Score:
+        """What `read` makes of the reply to one request; a failed score if none came that it could read.
+
+        `read` raises ValueError on a reply that is not what was asked for.
+        """
         # One retry loop finding nobody is enough: the others of a step then try once, instead of waiting each.
         tries = 1 if self.unreachable else 1 + self.config.max_retries
-        score = Score(value=0.0, status="error", detail="judge: never asked")
+        outcome: T | Score = Score(value=0.0, status="error", detail="judge: never asked")
         for attempt in range(tries):
             if attempt:
                 time.sleep(self.config.backoff * 2 ** (attempt - 1))
-            score, again = self._ask(body)
+            outcome, again = self._try(body, read)
             if not again:
-                return score
-        self.unreachable = self.unreachable or "connect" in score.detail
-        return score
+                return outcome
+        self.unreachable = self.unreachable or (isinstance(outcome, Score) and "connect" in outcome.detail)
+        return outcome
 
-    def _ask(self, body: dict[str, Any]) -> tuple[Score, bool]:
-        """(score, whether another try may help)."""
+    def _score(self, request: JudgeRequest) -> Score:
+        verdict = self.ask(self._body(request), parse_verdict)
+        if isinstance(verdict, Score):
+            return verdict
+        detail = " ".join(f"{name}={verdict[name]}" for name in VERDICTS)
+        return Score(value=sum(verdict.values()) / len(VERDICTS), detail=detail)
+
+    def _try(self, body: dict[str, Any], read: Callable[[str], T]) -> tuple[T | Score, bool]:
+        """(what was read or why not, whether another try may help)."""
         try:
             reply = self.client.post(f"{self.config.url.rstrip('/')}/chat/completions", json=body)
             reply.raise_for_status()
-            verdict = parse_verdict(reply.json()["choices"][0]["message"]["content"])
+            return read(reply.json()["choices"][0]["message"]["content"]), False
         except httpx.TimeoutException as error:
             return Score(value=0.0, status="timeout", detail=f"judge: {type(error).__name__}"), True
         except httpx.HTTPStatusError as error:
@@ -125,8 +137,6 @@ class Judge:
             return Score(value=0.0, status="error", detail=f"judge: cannot connect: {error}"), True
         except (ValueError, KeyError, IndexError, TypeError) as error:
             return Score(value=0.0, status="error", detail=f"judge: {type(error).__name__}: {error}"[:200]), True
-        detail = " ".join(f"{name}={verdict[name]}" for name in VERDICTS)
-        return Score(value=sum(verdict.values()) / len(VERDICTS), detail=detail), False
 
     def _body(self, request: JudgeRequest) -> dict[str, Any]:
         case = {
