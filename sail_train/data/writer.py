@@ -49,7 +49,7 @@ def write_shards(
     remaining = iter(samples)
     while batch := list(itertools.islice(remaining, samples_per_shard)):
         paths.append(directory / f"{prefix}-{len(paths):06d}.tar")
-        _write(batch, paths[-1])
+        write_shard(batch, paths[-1])
     for stale in set(before) - set(paths):
         stale.unlink()
     return paths
@@ -113,7 +113,8 @@ def _check(files: Mapping[str, Any], keys: set[str], shard: str) -> None:
             raise ValueError(f"key {key!r}: {extension!r} must be bytes of a {', '.join(sorted(READ))} file")
 
 
-def _write(samples: list[Conversation | Mapping[str, Any]], path: Path) -> None:
+def write_shard(samples: Iterable[Conversation | Mapping[str, Any]], path: Path) -> None:
+    """Writes one shard, taking one sample after the other; raises as `write_shards`, and then leaves no file."""
     from webdataset import TarWriter  # imports torch
 
     keys: set[str] = set()

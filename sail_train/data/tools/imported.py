@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +10,23 @@ from typing import Any
 from sail_train.data.conversation import text
 from sail_train.types import BadSample, Message, Part
 
-PLACEHOLDER = "<image>"
-"""Where an image stands in the text of LLaVA's records and those like them."""
+IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
+"""Where an image or a video stands in the text of LLaVA's records and those like them."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
-ImageRef = str | bytes | Mapping[str, Any]
-"""A path, a data URL, the bytes themselves, or Hugging Face's {"bytes", "path"}."""
+MediaRef = str | bytes | Mapping[str, Any]
+"""A path, a data URL, base64, the bytes themselves, or Hugging Face's {"bytes", "path"}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A foreign record, its images not yet read."""
+    """A foreign record, its images and videos not yet read."""
 
     messages: tuple[Message, ...]
-    images: tuple[ImageRef, ...]
+    images: tuple[MediaRef, ...] = ()
+    videos: tuple[MediaRef, ...] = ()
+    rejected: str | None = None
+    """The worse of two answers, where the last message is the better one."""
 
 
 def role(name: Any) -> str:
@@ -32,33 +36,77 @@ def role(name: Any) -> str:
     return ROLES[name]
 
 
-def split_placeholders(content: str) -> tuple[Part, ...]:
-    """Text with "<image>" marks -> parts. The one newline that LLaVA puts beside a mark is part of the mark."""
-    pieces = text(content).split(PLACEHOLDER)
-    parts: list[Part] = []
-    for place, piece in enumerate(pieces):
-        if place > 0:
-            parts.append(Part(type="image"))
-            piece = piece.removeprefix("\n")
-        if place < len(pieces) - 1:
-            piece = piece.removesuffix("\n")
-        if piece:
-            parts.append(Part(type="text", text=piece))
-    return tuple(parts)
+def said(record: Mapping[str, Any], name: str, *, where: str = "record") -> str:
+    """A text that has to be there."""
+    value = record.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise BadSample("bad_messages", f"{name!r} of the {where} is {value!r:.60}, not a text")
+    return text(value)
 
 
-def image_refs(record: Mapping[str, Any]) -> tuple[ImageRef, ...]:
-    """The record's own list of images: "image" or "images", one or several."""
-    refs: list[ImageRef] = []
-    for name in ("image", "images"):
+def plain(role_name: str, content: str) -> Message:
+    """A message of text alone, in which no mark is looked for."""
+    return Message(role=role_name, content=(Part(type="text", text=text(content)),))
+
+
+def marks(texts: Sequence[str], videos: Sequence[MediaRef], images: Sequence[MediaRef]) -> dict[str, str]:
+    """What stands for what in a record's texts.
+
+    "<video>" is a mark only where there are videos: it is a word of HTML too. LLaVA-Video and others mark a film by
+    "<image>": so it is read where the record has films, no pictures, and "<video>" nowhere.
+    """
+    if not videos:
+        return {IMAGE_MARK: "image"}
+    if not images and not any(VIDEO_MARK in each for each in texts):
+        return {IMAGE_MARK: "video"}
+    return {IMAGE_MARK: "image", VIDEO_MARK: "video"}
+
+
+def split_marks(content: str, kinds: Mapping[str, str]) -> tuple[Part, ...]:
+    """Text with marks -> parts. The one newline that LLaVA puts beside a mark is part of the mark."""
+    pattern = "|".join(map(re.escape, kinds))
+    pieces = re.split(rf"\n?({pattern})\n?", text(content))
+    parts = [
+        Part(type=kinds[piece]) if place % 2 else Part(type="text", text=piece) for place, piece in enumerate(pieces)
+    ]
+    return tuple(part for part in parts if part.type != "text" or part.text)
+
+
+def media_refs(record: Mapping[str, Any], kind: str) -> tuple[MediaRef, ...]:
+    """The record's own list of images or videos: "image" or "images", one or several; nulls are none."""
+    refs: list[MediaRef] = []
+    for name in (kind, f"{kind}s"):
         value = record.get(name)
-        if value is not None:
-            refs.extend(value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value])
+        several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        refs.extend(ref for ref in (value if several else [value]) if ref is not None and ref != "")  # type: ignore[union-attr]
     return tuple(refs)
 
 
-def check_count(messages: Sequence[Message], images: Sequence[ImageRef]) -> None:
-    """BadSample unless every image has its place in the text."""
-    placeholders = sum(part.type == "image" for message in messages for part in message.content)
-    if placeholders != len(images):
-        raise BadSample("image_count", f"{placeholders} image placeholders for {len(images)} images")
+def placed(imported: Imported, *, prepend: bool) -> Imported:
+    """The record itself, if every image and video has its place in the text.
+
+    With `prepend`, a record that marks nothing at all shows them first, ahead of the first question.
+
+    Raises:
+        BadSample: "image_count", "video_count".
+    """
+    given = {"image": len(imported.images), "video": len(imported.videos)}
+    found = {kind: sum(part.type == kind for each in imported.messages for part in each.content) for kind in given}
+    if prepend and not any(found.values()) and any(given.values()):
+        return _prepended(imported, given)
+    for kind, count in given.items():
+        if found[kind] != count:
+            raise BadSample(f"{kind}_count", f"{found[kind]} {kind} placeholders for {count} {kind}s")
+    return imported
+
+
+def _prepended(imported: Imported, given: Mapping[str, int]) -> Imported:
+    shown = tuple(Part(type=kind) for kind, count in given.items() for _ in range(count))
+    messages = list(imported.messages)
+    first = next((place for place, each in enumerate(messages) if each.role == "user"), None)
+    if first is None:
+        raise BadSample("bad_messages", "no user's message in which the images could stand")
+    messages[first] = Message(role="user", content=shown + messages[first].content)
+    return Imported(
+        messages=tuple(messages), images=imported.images, videos=imported.videos, rejected=imported.rejected
+    )

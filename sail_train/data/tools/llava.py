@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sail_train.data.tools.imported import Imported, check_count, image_refs, role, split_placeholders
+from sail_train.data.tools.imported import Imported, marks, media_refs, role, split_marks
 from sail_train.types import BadSample, Message
 
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Whether a record is one of these."""
-    return "conversations" in record
+    return "conversations" in record and "system" not in record and "tools" not in record
 
 
 def read(record: Mapping[str, Any]) -> Imported:
@@ -23,13 +23,15 @@ def read(record: Mapping[str, Any]) -> Imported:
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise BadSample("bad_messages", "'conversations' must be a list of at least one turn")
-    messages = tuple(_message(turn) for turn in turns)
-    images = image_refs(record)
-    check_count(messages, images)
-    return Imported(messages=messages, images=images)
+    spoken = [_turn(turn) for turn in turns]
+    images, videos = media_refs(record, "image"), media_refs(record, "video")
+    kinds = marks([value for _, value in spoken], videos, images)
+    messages = tuple(Message(role=name, content=split_marks(value, kinds)) for name, value in spoken)
+    return Imported(messages=messages, images=images, videos=videos)
 
 
-def _message(turn: Any) -> Message:
+def _turn(turn: Any) -> tuple[str, str]:
+    """(role, text)."""
     if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
         raise BadSample("bad_messages", f"turn {turn!r:.80} has no text under 'value'")
-    return Message(role=role(turn.get("from")), content=split_placeholders(turn["value"]))
+    return role(turn.get("from")), turn["value"]

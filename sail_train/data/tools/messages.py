@@ -3,21 +3,47 @@
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "What is it?"},
                                                {"type": "image_url", "image_url": {"url": "cat.jpg"}}]}, ...]}
 
-An image part holds a path or a data URL, or nothing: then it is the next of the record's "images". A content that is
-plain text may mark images by "<image>" if the record lists "images".
+An image or video part holds a path or a data URL, or nothing: then it is the next of the record's "images" or
+"videos". A content that is plain text may mark them by "<image>" and "<video>" if the record lists some.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sail_train.data.conversation import text
-from sail_train.data.tools.imported import ImageRef, Imported, check_count, image_refs, role, split_placeholders
+from sail_train.data.tools.imported import Imported, MediaRef, marks, media_refs, role, split_marks
 from sail_train.types import BadSample, Message, Part
 
-IMAGE_PARTS = ("image", "image_url", "input_image")
-TEXT_PARTS = ("text", "input_text", "output_text")
+KINDS = {
+    "image": "image", "image_url": "image", "input_image": "image",
+    "video": "video", "video_url": "video", "input_video": "video",
+    "text": "text", "input_text": "text", "output_text": "text",
+}  # fmt: skip
+"""What a part's type says."""
+
+
+@dataclass(kw_only=True)
+class _Media:
+    """A record's files of one kind."""
+
+    listed: tuple[MediaRef, ...]
+    waiting: Iterator[MediaRef] = field(init=False)
+    """Of those listed, the ones that no part has shown yet."""
+    shown: list[MediaRef] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting = iter(self.listed)
+
+    def show(self, ref: MediaRef | None) -> None:
+        ref = next(self.waiting, None) if ref is None else ref
+        self.shown.extend([] if ref is None else [ref])
+
+    def all(self) -> tuple[MediaRef, ...]:
+        """Those listed without a place in the text too: the count of places then says so."""
+        return (*self.shown, *self.waiting)
 
 
 def matches(record: Mapping[str, Any]) -> bool:
@@ -30,46 +56,55 @@ def read(record: Mapping[str, Any]) -> Imported:
     entries = record.get("messages")
     if not isinstance(entries, list) or not entries:
         raise BadSample("bad_messages", "'messages' must be a list of at least one message")
-    listed = image_refs(record)
-    waiting = iter(listed)
+    media = {kind: _Media(listed=media_refs(record, kind)) for kind in ("image", "video")}
+    kinds = _marks(entries, media)
     messages: list[Message] = []
-    images: list[ImageRef] = []
     for entry in entries:
-        content, found = _content(entry, waiting, marked=bool(listed))
+        content = _content(entry, media, kinds)
         messages.append(Message(role=role(entry.get("role")), content=content))
-        images.extend(found)
-    images.extend(waiting)  # listed, but with no place in the text: the count below says so
-    check_count(messages, images)
-    return Imported(messages=tuple(messages), images=tuple(images))
+    return Imported(messages=tuple(messages), images=media["image"].all(), videos=media["video"].all())
 
 
-def _content(entry: Any, waiting: Iterator[ImageRef], *, marked: bool) -> tuple[tuple[Part, ...], list[ImageRef]]:
-    """The parts of one message, and the images that they show."""
+def plain_text(entry: Any) -> str:
+    """The text of one message; BadSample if it is no text alone."""
+    media: dict[str, _Media] = {}
+    content = _content(entry, media, {})
+    return "".join(part.text for part in content)
+
+
+def _marks(entries: list[Any], media: Mapping[str, _Media]) -> dict[str, str]:
+    """None without listed files: "<image>" is then a word."""
+    if not any(each.listed for each in media.values()):
+        return {}
+    texts = [entry["content"] for entry in entries if isinstance(entry, Mapping) and _is_text(entry)]
+    return marks(texts, media["video"].listed, media["image"].listed)
+
+
+def _is_text(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("content"), str)
+
+
+def _content(entry: Any, media: Mapping[str, _Media], kinds: Mapping[str, str]) -> tuple[Part, ...]:
+    """The parts of one message; the files that they show are noted in `media`."""
     content = entry.get("content") if isinstance(entry, Mapping) else None
     if isinstance(content, str):
-        parts = split_placeholders(content) if marked else (Part(type="text", text=text(content)),)
-        placeholders = [part for part in parts if part.type == "image"]
-        # the images last: zip takes from its first argument before it looks whether the second is used up
-        return parts, [ref for _, ref in zip(placeholders, waiting, strict=False)]
+        parts = split_marks(content, kinds) if kinds else (Part(type="text", text=text(content)),)
+        for part in parts:
+            if part.type != "text":
+                media[part.type].show(None)
+        return parts
     if not isinstance(content, list):
         raise BadSample("bad_messages", f"message {entry!r:.80} has neither text nor parts under 'content'")
-    parts_read, images = [], []
-    for part in content:
-        read_part, ref = _part(part)
-        parts_read.append(read_part)
-        if read_part.type == "image":
-            ref = next(waiting, None) if ref is None else ref
-            images.extend([] if ref is None else [ref])
-    return tuple(parts_read), images
+    return tuple(_part(part, media) for part in content)
 
 
-def _part(part: Any) -> tuple[Part, ImageRef | None]:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in TEXT_PARTS and isinstance(part.get("text"), str):
-        return Part(type="text", text=text(part["text"])), None
-    if kind not in IMAGE_PARTS:
-        raise BadSample("bad_messages", f"part {part!r:.80} is neither a text nor an image")
-    ref = next((part[name] for name in ("image_url", "image", "url", "path") if part.get(name) is not None), None)
-    if isinstance(ref, Mapping) and "url" in ref:
-        ref = ref["url"]
-    return Part(type="image"), ref
+def _part(part: Any, media: Mapping[str, _Media]) -> Part:
+    kind = KINDS.get(str(part.get("type"))) if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return Part(type="text", text=text(part["text"]))
+    if kind not in media:
+        raise BadSample("bad_messages", f"part {part!r:.80} is neither a text, an image nor a video")
+    names = (f"{kind}_url", kind, "url", "path")
+    ref = next((part[name] for name in names if part.get(name) is not None), None)
+    media[str(kind)].show(ref["url"] if isinstance(ref, Mapping) and "url" in ref else ref)
+    return Part(type=str(kind))

@@ -1,72 +1,108 @@
-"""Foreign files -> records: JSON, JSON lines and Parquet; nothing else is parsed, and nothing is downloaded."""
+"""Foreign files -> spans of records -> records. Nothing is unpickled, run or extracted.
+
+A span is what one process imports in one go: some consecutive records of one file, with where to seek to. Finding the
+spans reads each file's frame once (lines, row counts, tar headers); a JSON list is parsed for it, one record at a time.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import importlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sail_train.config import choice
+from sail_train.data.tools import RECORD_FILES
 from sail_train.types import BadSample
 
 Record = Any | BadSample
 """What stands at one place of a file; a BadSample where it cannot be parsed."""
 
+HUB = "hf:"
+"""What a name begins with that the `datasets` library is to look up, as in hf:NAME:SUBSET:SPLIT."""
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file, or of all files of a folder in the order of their names.
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Consecutive records of one input."""
+
+    path: str
+    first: int
+    """Number of its first record in the input."""
+    count: int
+    start: int = 0
+    """Byte at which it begins, and `end` it ends, where the input is read by bytes."""
+    end: int = 0
+    line: int = 0
+    """Number of its first line, for inputs of lines."""
+
+
+def inputs(source: str, *, apart_from: Path | None = None) -> list[str]:
+    """The inputs that a file, a folder or a name `hf:...` stands for, in order; nothing below `apart_from`.
+
+    Of a folder its files of records count, or, where it has none itself, those of the folders in it; a folder that
+    `datasets` saved is one input.
 
     Raises:
-        ValueError: the file is missing, of an unknown kind, or no list of records.
+        ValueError: nothing is there that could be read.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in READERS)
-        if not files:
-            raise ValueError(f"{path} holds no {', '.join(READERS)} file")
-        for file in files:
-            yield from READERS[file.suffix](file)
-        return
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
-    yield from choice("input file type", path.suffix, READERS)(path)
+    path = Path(source)
+    if source.startswith(HUB):
+        return [source]
+    if path.is_file():
+        choice("input file type", path.suffix, RECORD_FILES)
+        return [source]
+    if not path.is_dir():
+        raise ValueError(f"{path} does not exist; a data set of the Hugging Face Hub is named hf:{source}")
+    if (path / "state.json").is_file():
+        return [f"{HUB}{source}"]
+    if (path / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir()))
+        raise ValueError(f"{path} holds several splits ({splits}); name one, as in {path / 'train'}")
+    files = _files(path.iterdir(), apart_from) or _files(path.rglob("*"), apart_from)
+    if not files:
+        raise ValueError(f"{path} holds no {', '.join(suffixes())} file")
+    return files
 
 
-def _json(path: Path) -> Iterator[Record]:
-    try:
-        records = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); JSON lines belong in a .jsonl file") from error
-    if not isinstance(records, list):
-        raise ValueError(f"{path} holds {type(records).__name__}, not a list of records")
-    yield from records
+def suffixes() -> list[str]:
+    return [name for name in RECORD_FILES if name.startswith(".")]
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield BadSample("bad_json", f"{path.name}, line {number}: {error}")
+def _files(entries: Iterator[Path], apart_from: Path | None) -> list[str]:
+    own = apart_from.resolve() if apart_from is not None else None
+    found = [entry for entry in entries if entry.suffix in suffixes() and not entry.name.startswith(".")]
+    kept = [entry for entry in found if entry.is_file() and (own is None or not entry.resolve().is_relative_to(own))]
+    return [str(entry) for entry in sorted(kept)]
 
 
-def _parquet(path: Path) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
+def spans(path: str, size: int) -> Iterator[Span]:
+    """The spans of one input, `size` records each but the last.
 
-    try:
-        for rows in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64):
-            yield from rows.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+    Raises:
+        ValueError: the input is no list of records.
+    """
+    yield from _reader(path).spans(path, size)
 
 
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".json": _json,
-    ".jsonl": _json_lines,
-    ".parquet": _parquet,
-}
-"""How files of foreign records are read, by their suffix."""
+def read(span: Span) -> Iterator[Record]:
+    """The records of a span.
+
+    Raises:
+        ValueError: the file is not what it was when the span was made.
+    """
+    found = 0
+    for record in itertools.islice(_reader(span.path).read(span), span.count):
+        found += 1
+        yield record
+    if found < span.count:
+        raise ValueError(
+            f"{span.path} changed while it was read: {found} records from {span.first} on, not {span.count}"
+        )
+
+
+def _reader(path: str) -> ModuleType:
+    return importlib.import_module(RECORD_FILES[HUB if path.startswith(HUB) else Path(path).suffix])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,17 +14,26 @@ import pytest
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
-from sail_train.data.tools.importing import ImportOptions, ImportReport, import_records, load_image, run
+from sail_train.data.tools import import_span
+from sail_train.data.tools.field_map import FieldMap
+from sail_train.data.tools.import_plan import ImportOptions
+from sail_train.data.tools.importing import ImportReport, import_records, run
+from sail_train.data.tools.media import load_image, load_video
+from sail_train.data.writer import write_shard
 from sail_train.types import BadSample, Conversation
 
 
 def import_list(folder: Path, records: list[Any] | bytes, **more: Any) -> tuple[ImportReport, list[Conversation], Any]:
-    """(report, what training then reads, the rejected lines)."""
+    """(report, what training then reads, the refused lines)."""
     path = folder / "records.json"
     path.write_bytes(records if isinstance(records, bytes) else json.dumps(records).encode())
-    report = import_records(ImportOptions(input=path, output=folder / "out", prefix="set", **more))
+    options = {name: more.pop(name) for name in list(more) if name in {each.name for each in fields(ImportOptions)}}
+    report = import_records(
+        ImportOptions(input=path, output=folder / "out", prefix="set", map=FieldMap(**more), **options)
+    )
+    assert report.read == report.written + report.refused.total() and not report.failed
     found = held_out({"set": SourceConfig(shards=[str(path) for path in report.shards])}) if report.shards else []
-    lines = report.rejected_file.read_text().splitlines() if report.rejected_file else []
+    lines = report.refused_file.read_text().splitlines() if report.refused_file else []
     return report, found, [json.loads(line) for line in lines]
 
 
@@ -55,8 +66,8 @@ def test_llava_records_become_conversations_with_their_original_images(pictures:
         llava("Compare <image>\nand\n<image> please", image=["a.png", "sub/b.png"]),
         llava("No picture", answer="<think>\nHm.\n</think>\n\nRight."),
     ]
-    report, found, rejected = import_list(pictures, records)
-    assert (report.imported, rejected, report.rejected_file) == (3, [], None)
+    report, found, refused = import_list(pictures, records)
+    assert (report.written, refused, report.refused_file) == (3, [], None)
     assert shape(found[0]) == [("user", ["<img>", "What is it?"]), ("assistant", ["A cat."])]
     assert shape(found[1])[0] == ("user", ["Compare ", "<img>", "and", "<img>", " please"])
     assert found[0].images == ((pictures / "a.png").read_bytes(),)
@@ -72,8 +83,8 @@ def test_openai_messages_take_paths_and_data_urls(pictures: Path) -> None:
         chat([{"type": "image_url", "image_url": "sub/b.png"}, {"type": "text", "text": "this?"}], answer="cat"),
         chat([{"type": "image", "image": f"file://{pictures}/a.png"}], verifier="exact", mode="direct"),
     ]
-    _, found, rejected = import_list(pictures, records)
-    assert rejected == []
+    _, found, refused = import_list(pictures, records)
+    assert refused == []
     assert shape(found[0])[0] == ("user", ["What <image> is", "<img>"])
     assert found[0].images == found[2].images == ((pictures / "a.png").read_bytes(),)
     assert shape(found[1])[0] == ("user", ["<img>", "this?"]) and found[1].answer == "cat"
@@ -93,8 +104,8 @@ def test_listed_images_fill_marks_and_empty_parts_in_order(pictures: Path) -> No
         },
         chat("a literal <image> without any"),
     ]
-    _, found, rejected = import_list(pictures, records)
-    assert rejected == []
+    _, found, refused = import_list(pictures, records)
+    assert refused == []
     assert [images for _, images in shape(found[0])] == [["<img>", " first"], ["yes"], ["plain"], ["<img>", "second"]]
     assert found[0].images == ((pictures / "a.png").read_bytes(), (pictures / "sub/b.png").read_bytes())
     assert shape(found[1])[0] == ("user", ["a literal <image> without any"]) and found[0].mode is None
@@ -113,8 +124,8 @@ def test_json_lines_and_parquet_are_read_and_folders_of_them(pictures: Path, mak
     found = held_out({"set": SourceConfig(shards=str(pictures / "out" / "*.tar"))})
     assert [shape(conversation)[0][1][-1] for conversation in found] == ["Hi", "Ho", "what"]
     assert found[2].images == (make.image(9),)
-    assert report.rejected == {"bad_json": 1} and report.rejected_file is not None
-    assert "a.jsonl, line 3" in report.rejected_file.read_text()
+    assert report.refused == {"bad_json": 1} and report.refused_file is not None
+    assert "a.jsonl, line 3" in report.refused_file.read_text()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,7 @@ def test_json_lines_and_parquet_are_read_and_folders_of_them(pictures: Path, mak
         ({**llava("x"), "mode": "slow"}, "bad_field"),
     ],
 )
-def test_what_cannot_be_used_is_rejected_by_reason_and_the_rest_is_imported(
+def test_what_cannot_be_used_is_refused_by_reason_and_the_rest_is_imported(
     pictures: Path, make: SimpleNamespace, record: Any, reason: str
 ) -> None:
     inside = pictures / "inside"
@@ -162,14 +173,14 @@ def test_what_cannot_be_used_is_rejected_by_reason_and_the_rest_is_imported(
     (inside / "cut.png").write_bytes(make.broken_image())
     (inside / "a.png").write_bytes(make.image(1))
     (inside / "link.png").symlink_to(pictures / "a.png")
-    report, found, rejected = import_list(inside, [llava("before"), record, llava("after")])
+    report, found, refused = import_list(inside, [llava("before"), record, llava("after")])
     assert [shape(conversation)[0][1][0] for conversation in found] == ["before", "after"]
-    assert [(line["record"], line["reason"]) for line in rejected] == [(1, reason)] and rejected[0]["detail"]
-    assert report.imported == 2 and report.rejected == {reason: 1}
+    assert [(line["record"], line["reason"]) for line in refused] == [(1, reason)] and refused[0]["detail"]
+    assert report.written == 2 and report.refused == {reason: 1}
 
 
-def test_an_image_over_the_limit_is_rejected_unread(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sail_train.data.tools.importing.MAX_MEMBER_BYTES", 100)
+def test_an_image_over_the_limit_is_refused_unread(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sail_train.data.tools.media.MAX_MEMBER_BYTES", 100)
     url = "data:image/png;base64," + base64.b64encode((pictures / "a.png").read_bytes()).decode()
     for ref in ("a.png", url):
         with pytest.raises(BadSample, match="image_too_large"):
@@ -181,7 +192,7 @@ def test_an_image_over_the_limit_is_rejected_unread(pictures: Path, monkeypatch:
     [
         (b"{}", {}, "holds dict, not a list of records"),
         (b"{}\n{}", {}, "is not JSON .*JSON lines belong in a .jsonl file"),
-        (b"[]", {"layout": "lava"}, "layout='lava' is none of llava, messages; did you mean 'llava'"),
+        (b"[]", {"layout": "lava"}, "layout='lava' is none of .*; did you mean 'llava'"),
         (b"[]", {"samples_per_shard": 0}, "samples_per_shard=0 must be"),
     ],
 )
@@ -195,36 +206,286 @@ def test_missing_and_unknown_inputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     for name, message in (
         ("gone.json", "gone.json does not exist"),
-        ("a.csv", "input file type='.csv' is none of .json, .jsonl, .parquet"),
+        ("a.csv", "input file type='.csv' is none of"),
         ("a.parquet", "cannot be read as Parquet"),
     ):
         with pytest.raises(ValueError, match=message):
             import_records(ImportOptions(input=tmp_path / name, output=tmp_path / "out", prefix="set"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no .json, .jsonl, .parquet file"):
+    with pytest.raises(ValueError, match="holds no .json, .jsonl, .parquet, .tar file"):
         import_records(ImportOptions(input=tmp_path / "empty", output=tmp_path / "out", prefix="set"))
 
 
 def test_a_limit_and_a_layout_hold(pictures: Path) -> None:
     report, found, _ = import_list(pictures, [llava("a"), llava("b"), llava("c")], limit=2)
-    assert report.imported == len(found) == 2
-    report, _, rejected = import_list(pictures, [llava("a")], layout="messages", overwrite=True)
-    assert rejected[0]["reason"] == "unknown_layout"
+    assert report.written == len(found) == 2
+    report, _, refused = import_list(pictures, [llava("a")], layout="messages", overwrite=True)
+    assert refused[0]["reason"] == "unknown_layout"
 
 
-def test_the_command_reports_and_exits_by_the_share_of_rejects(
+def test_the_command_reports_and_exits_by_the_share_of_refused(
     pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pictures / "r.json").write_text(json.dumps([llava("a"), llava("b"), llava(image="gone.png")]))
-    command = [str(pictures / "r.json"), "--out", str(pictures / "out"), "--prefix", "set"]
+    command = [str(pictures / "r.json"), str(pictures / "set")]
     assert run(command) == 1
     printed = capsys.readouterr().out
-    assert "imported 2 records into 1 shards" in printed and "rejected 1: image_missing" in printed
-    assert "set-rejected.jsonl" in printed
-    assert run([*command, "--overwrite", "--max-rejected", "0.5"]) == 0
+    assert "read 3 records = 2 written + 1 refused; 1 shards, 0 images" in printed
+    assert "refused 1: image_missing" in printed and "set-refused.jsonl" in printed
+    assert run([*command, "--max-refused", "0.5"]) == 0 and "1 shards were there already" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
-        run(command)
-    assert stopped.value.code == 2 and "choose another prefix" in capsys.readouterr().err
+        run([*command, "--license", "MIT"])
+    assert stopped.value.code == 2 and "with other settings; choose another folder" in capsys.readouterr().err
+    assert run([*command, "--license", "MIT", "--overwrite", "--max-refused", "0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["refused"] == {"image_missing": 1}
     with pytest.raises(SystemExit) as stopped:
         run(["--help"])
-    assert stopped.value.code == 0 and "example: sail-train data import" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0 and "example: sail-train data import" in printed and "geometry3k" in printed
+
+
+def test_where_data_come_from_stands_in_the_folder_and_with_every_sample(pictures: Path) -> None:
+    records = [llava(image="a.png"), llava(image="gone.png")]
+    _, found, _ = import_list(pictures, records, license="MIT", origin="https://example.org/set")
+    assert found[0].meta == {"source": "set", "license": "MIT", "origin": "https://example.org/set"}
+    described = json.loads((pictures / "out" / "dataset.json").read_text())
+    assert described["license"] == "MIT" and described["source"] == "https://example.org/set"
+    assert (described["samples"], described["read"], described["shards"]) == (1, 2, 1) and described["complete"]
+    assert described["bytes"] == (pictures / "out" / "set-000000.tar").stat().st_size
+    assert described["refused"] == {"image_missing": 1} and described["map"]["layout"] == "auto"
+
+
+def test_sharegpt_brings_a_system_text_and_lists_of_images(pictures: Path) -> None:
+    records = [
+        llava("<image><image>Which?", images=["a.png", "sub/b.png"], system="Be brief."),
+        {**llava("x"), "tools": "[]", "system": ""},
+    ]
+    _, found, refused = import_list(pictures, records, layout="sharegpt")
+    assert shape(found[0])[:2] == [("system", ["Be brief."]), ("user", ["<img>", "<img>", "Which?"])]
+    assert found[0].images == ((pictures / "a.png").read_bytes(), (pictures / "sub/b.png").read_bytes())
+    assert [line["reason"] for line in refused] == ["tools"]
+
+
+def test_questions_keep_the_answer_that_they_are_graded_by(pictures: Path) -> None:
+    records = [
+        {"images": ["a.png"], "problem": "<image>Find x.", "answer": "17"},
+        {"question": "Find y.", "answer": 0.5, "verifier": "number"},
+        {"question": "Find z.", "answer": "3", "solution": "<think>\n1+2\n</think>\n\n3"},
+    ]
+    _, found, refused = import_list(pictures, records, verifier="math")
+    assert refused == [] and shape(found[0]) == [("user", ["<img>", "Find x."])]
+    assert [(one.answer, one.verifier, one.mode) for one in found] == [
+        ("17", "math", None), ("0.5", "number", None), ("3", "math", "think"),
+    ]  # fmt: skip
+
+
+def test_a_preference_pair_stands_in_the_samples_json(pictures: Path) -> None:
+    better, worse = "A cat.", "A dog."
+    records = [
+        {"image": "a.png", "question": "<image>\nWhat?", "chosen": better, "rejected": worse},
+        {
+            "images": ["a.png"],
+            "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+            "chosen": [{"role": "assistant", "content": better}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": worse}]}],
+        },
+        {"prompt": "What?", "chosen": better, "rejected": worse},
+    ]
+    _, found, refused = import_list(pictures, records)
+    assert refused == []
+    for one in found:
+        assert one.messages[-1].text == better and one.meta["preference"] == {"chosen": better, "rejected": worse}
+    assert found[0].images == found[1].images == ((pictures / "a.png").read_bytes(),) and found[2].images == ()
+
+
+def test_films_are_taken_as_they_are_and_looked_into(
+    pictures: Path, encoded_video: Callable[..., bytes], make: SimpleNamespace
+) -> None:
+    film = encoded_video(count=4)
+    (pictures / "a.mp4").write_bytes(film)
+    (pictures / "b.mp4").write_bytes(film[:200])
+    records = [
+        llava("<video>\nWhat happens?", video="a.mp4"),
+        llava("<image>\nWhat happens?", video="a.mp4"),
+        chat([{"type": "video_url", "video_url": {"url": "a.mp4"}}, {"type": "text", "text": "What?"}]),
+        llava("<video><image>both", video="a.mp4", image="a.png"),
+        llava("<video>", video="b.mp4"),
+        llava("<video>", video="a.png"),
+        llava("a word of HTML: <video>"),
+    ]
+    report, found, refused = import_list(pictures, records)
+    assert report.videos == 4 and [one.videos for one in found] == [(film,)] * 4 + [()]
+    assert [part.type for part in found[3].messages[0].content] == ["video", "image", "text"]
+    assert [line["reason"] for line in refused] == ["video_no_frames", "video_unreadable"]
+    assert found[4].messages[0].text == "a word of HTML: <video>"
+
+
+def test_a_film_is_taken_by_its_first_bytes_without_pyav(
+    pictures: Path, encoded_video: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = encoded_video(count=4)[:200]
+    monkeypatch.setattr("sail_train.data.tools.media.importlib.util.find_spec", lambda name: None)
+    assert load_video(cut, pictures) == cut
+    with pytest.raises(BadSample, match="video_unreadable"):
+        load_video(b"GIF89a", pictures)
+
+
+@pytest.mark.parametrize("encoded", ["plain", "url"])
+def test_base64_is_no_path(pictures: Path, encoded: str) -> None:
+    content = (pictures / "a.png").read_bytes()
+    ref = base64.b64encode(content).decode()
+    assert load_image(ref if encoded == "plain" else f"data:image/png;base64,{ref}", pictures) == content
+    with pytest.raises(BadSample, match="image_unreadable"):
+        load_image(ref[:-1], pictures)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"problem": "x", "answer": "1"}, "no_verifier"),
+        ({"problem": "x", "answer": None, "verifier": "math"}, "bad_messages"),
+        ({"problem": " ", "answer": "1", "verifier": "math"}, "bad_messages"),
+        ({"problem": "x", "answer": "1", "verifier": "maths"}, "bad_field"),
+        ({"problem": "x", "answer": True, "verifier": "math"}, "bad_field"),
+        ({"question": "x", "chosen": "a", "rejected": "a "}, "no_preference"),
+        ({"question": "x", "chosen": "", "rejected": "a"}, "bad_messages"),
+        ({"question": "x", "chosen": [], "rejected": "a"}, "bad_messages"),
+        ({"prompt": "x", "chosen": [{"role": "assistant", "content": [{"type": "image"}]}], "rejected": "a"},
+         "bad_messages"),
+        ({"texts": []}, "bad_messages"),
+        ({"texts": [{"user": "x", "assistant": None}]}, "bad_messages"),
+        ({**llava("x"), "system": "a", "conversations": [{"from": "system", "value": "b"}]}, "bad_messages"),
+        (llava("x", video="a.mp4"), "video_count"),
+        (llava("<video>", video="../a.mp4"), "outside_folder"),
+        (llava("<video>", video="gone.mp4"), "video_missing"),
+        (llava("<video>", video="https://example.org/a.mp4"), "remote_video"),
+    ],
+)  # fmt: skip
+def test_records_of_the_other_layouts_are_refused_by_reason_too(
+    pictures: Path, record: dict[str, Any], reason: str
+) -> None:
+    _, found, refused = import_list(pictures, [record, llava("after")])
+    assert len(found) == 1 and [line["reason"] for line in refused] == [reason] and refused[0]["detail"]
+
+
+def test_images_without_a_mark_come_first_where_that_is_asked_for(pictures: Path) -> None:
+    records = [llava("What?", image="a.png"), llava("<image>What?", image=["a.png", "a.png"]), llava("none")]
+    _, found, refused = import_list(pictures, records, marks="prepend")
+    assert shape(found[0])[0] == ("user", ["<img>", "What?"]) and shape(found[1])[0] == ("user", ["none"])
+    assert [line["reason"] for line in refused] == ["image_count"]
+    only = {"conversations": [{"from": "gpt", "value": "Hello."}], "image": "a.png"}
+    (pictures / "out").rename(pictures / "before")
+    assert import_list(pictures, [only], marks="prepend")[2][0]["reason"] == "bad_messages"
+
+
+def many(pictures: Path, count: int = 23) -> Path:
+    """Three files of records of three kinds, some of them bad."""
+    folder = pictures / "many"
+    folder.mkdir()
+    records = [llava("<image>" if n % 5 else "no mark", image="a.png", id=n) for n in range(count)]
+    (folder / "a.json").write_text(json.dumps(records, indent=1))
+    (folder / "b.jsonl").write_text("\n".join([json.dumps(record) for record in records] + ["{", ""]))
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), folder / "c.parquet", row_group_size=4)
+    return folder
+
+
+def imported(folder: Path, out: Path, **more: Any) -> ImportReport:
+    images = folder.parent
+    return import_records(
+        ImportOptions(input=folder, output=out, prefix="set", images=images, samples_per_shard=5, **more)
+    )
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file()}
+
+
+def test_processes_and_parts_make_the_same_bytes(pictures: Path) -> None:
+    folder = many(pictures)
+    one = imported(folder, pictures / "one")
+    assert (one.read, one.written, one.refused) == (70, 54, {"image_count": 15, "bad_json": 1}) and one.complete
+    assert len(one.shards) == 15
+    several = imported(folder, pictures / "several", jobs=2)
+    first = imported(folder, pictures / "parts", part=(0, 2))
+    assert not first.complete and 0 < len(first.shards) < 15
+    assert imported(folder, pictures / "parts", part=(1, 2)).complete
+    assert content(pictures / "one") == content(pictures / "several") == content(pictures / "parts")
+    assert several.refused_file is not None and len(several.refused_file.read_text().splitlines()) == 16
+
+
+def test_an_import_that_was_cut_off_goes_on_with_what_is_missing(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = many(pictures)
+    imported(folder, pictures / "whole")
+    written = []
+
+    def killed(samples: Any, path: Path) -> None:
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_shard(samples, path)
+
+    monkeypatch.setattr("sail_train.data.tools.import_span.write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        imported(folder, pictures / "cut")
+    monkeypatch.undo()
+    # killed between a shard and its entry, an entry half written, and a shard that was lost
+    entries = sorted((pictures / "cut" / ".import").glob("*.json"))
+    entries[0].unlink()
+    entries[1].write_text(entries[1].read_text()[:20])
+    written[2].unlink()
+    kept = written[3].stat().st_mtime_ns
+    report = imported(folder, pictures / "cut")
+    assert report.complete and report.skipped == 1 and written[3].stat().st_mtime_ns == kept
+    assert content(pictures / "cut") == content(pictures / "whole")
+
+
+def test_a_file_that_changes_is_not_mixed_in(pictures: Path) -> None:
+    folder = many(pictures)
+    imported(folder, pictures / "out")
+    with open(folder / "b.jsonl", "a") as file:
+        file.write(json.dumps(llava("one more")) + "\n")
+    with pytest.raises(ValueError, match="imported from another state of .*b.jsonl"):
+        imported(folder, pictures / "out")
+    assert imported(folder, pictures / "out", overwrite=True).read == 71
+
+
+def test_shards_of_something_else_are_left_alone(pictures: Path, make: SimpleNamespace) -> None:
+    other = make.tar(pictures / "out" / "set-000000.tar", [("a.json", make.json())])
+    with pytest.raises(ValueError, match="set-000000.tar is there already, from another import"):
+        import_list(pictures, [llava("x")])
+    assert other.stat().st_size > 0
+    assert import_list(pictures, [llava("x")], overwrite=True)[0].written == 1
+
+
+def test_an_input_that_vanishes_meanwhile_fails_its_shard_by_name(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = many(pictures)
+    real = import_span.read
+
+    def gone(span: Any) -> Any:
+        if span.path.endswith("b.jsonl") and span.first == 5:
+            raise FileNotFoundError(span.path)
+        return real(span)
+
+    monkeypatch.setattr("sail_train.data.tools.import_span.read", gone)
+    report = imported(folder, pictures / "out")
+    assert list(report.failed) == [str(pictures / "out" / "set-00001-000001.tar")] and not report.complete
+    monkeypatch.undo()
+    assert imported(folder, pictures / "out").complete
+
+
+@pytest.mark.parametrize("prefix", ["", "a/b", ".hidden"])
+def test_a_prefix_that_names_no_file_is_refused(prefix: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be the first part of a file's name"):
+        ImportOptions(input=tmp_path, output=tmp_path, prefix=prefix)
+
+
+def test_a_folder_of_images_that_is_none_is_refused(pictures: Path) -> None:
+    with pytest.raises(ValueError, match="--images .*gone is not a folder"):
+        import_list(pictures, [llava("x")], images=pictures / "gone")
