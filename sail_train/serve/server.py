@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 import threading
+from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # it imports torch, and a port in use is to be told before
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
+GOODBYE_SECONDS = 2.0
+"""How long the threads of open lines are waited for at the end."""
 
 
 class Answering:
@@ -47,6 +50,39 @@ class Answering:
             return self._condition.wait_for(lambda: self._count == 0, seconds)
 
 
+class Connections:
+    """The open lines: how many there may be, and their end."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._open: set[socket.socket] = set()
+        self._condition = threading.Condition()
+
+    def enter(self, line: socket.socket) -> bool:
+        """Whether there was room for one more."""
+        with self._condition:
+            if len(self._open) >= self.most:
+                return False
+            self._open.add(line)
+            return True
+
+    def leave(self, line: socket.socket) -> None:
+        with self._condition:
+            self._open.discard(line)
+            self._condition.notify_all()
+
+    def close(self, seconds: float) -> bool:
+        """Closes all, and waits for their threads to see it; whether they have.
+
+        Else the interpreter would end over threads that still read, and of eight such ends one was a SIGABRT.
+        """
+        with self._condition:
+            for line in self._open:
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+            return self._condition.wait_for(lambda: not self._open, seconds)
+
+
 class Server(ThreadingHTTPServer):
     """Listens from its making on; answers in `serve_forever`, for which `service` must be there."""
 
@@ -61,7 +97,7 @@ class Server(ThreadingHTTPServer):
         self.names = {"localhost", "127.0.0.1", "::1", host.lower()}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.answering = Answering()
-        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._connections = Connections(MAX_CONNECTIONS)
         super().__init__((host, port), Handler)
 
     @property
@@ -77,7 +113,7 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._connections.acquire(blocking=False):
+        if not self._connections.enter(request):
             request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             self.shutdown_request(request)
             return
@@ -87,11 +123,15 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._connections.release()
+            self._connections.leave(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._connections.close(GOODBYE_SECONDS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A line that broke is nobody's fault; anything else is logged."""
-        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+        if not isinstance(sys.exception(), OSError):
             logger.exception("a connection failed")
 
 

@@ -59,9 +59,7 @@ def test_half_a_character_waits_for_its_other_half() -> None:
     assert shown("é 中")[0] == "é 中"
 
 
-def test_a_question_about_an_image_is_answered(
-    trained: Path, image: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_question_about_an_image_is_answered(trained: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(trained), "What colour is it?", "--image", str(image), "--max-new-tokens", "8", "--think", "on"]
     assert chat.run(arguments) == 0
     first = capsys.readouterr().out

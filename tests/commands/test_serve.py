@@ -50,7 +50,7 @@ def test_it_answers_and_ends_cleanly_at_a_signal(start: Start, number: signal.Si
     with socket.create_connection(("127.0.0.1", int(url.split(":")[-1].strip("/")))):  # an idle line holds nothing up
         os.kill(process.pid, number)
         out, err = process.communicate(timeout=20)
-    assert process.returncode == code and "Traceback" not in err
+    assert process.returncode == code and "Traceback" not in err, err
     assert "POST /v1/chat/completions 200" in err and "SECRET" not in err and "WHOEVER" not in err
 
 
