@@ -6,6 +6,7 @@ engines are built of. The commands over them stand in `generate` (one level up).
 
 ENGINES: dict[str, str] = {
     "chart": "sail_train.data.synth.engines.chart",
+    "geometry": "sail_train.data.synth.engines.geometry",
     "arithmetic": "sail_train.data.synth.engines.arithmetic",
     "counting": "sail_train.data.synth.engines.counting",
     "grounding": "sail_train.data.synth.engines.grounding",

@@ -71,9 +71,15 @@ def draw(chart: Chart, style: Style) -> tuple[Image.Image, dict[str, Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    settings = {"font.family": style.font, "font.size": 11, "axes.unicode_minus": False, "axes.axisbelow": True}
+    settings: dict[Any, Any] = {
+        "font.family": style.font,
+        "font.size": 11,
+        "axes.unicode_minus": False,
+        "axes.axisbelow": True,
+    }
     with matplotlib.rc_context():
-        matplotlib.rcParams.update({**matplotlib.rcParamsDefault, **settings, "backend": "agg"})
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
         figure = Figure(figsize=(style.width, style.height), dpi=DPI, layout="constrained", facecolor=style.ground)
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot(facecolor=style.ground)
@@ -158,9 +164,12 @@ def _pie(axes: Axes, chart: Chart, style: Style) -> None:
 
 
 def _table(axes: Axes, chart: Chart, style: Style) -> None:
+    from matplotlib.transforms import Bbox
+
     axes.set_axis_off()
     cells = [[str(row[i]) for row in chart.values] for i in range(len(chart.categories))]
-    drawn = axes.table(cells, rowLabels=chart.categories, colLabels=chart.series, bbox=(0.2, 0, 0.78, 1),
+    place = Bbox.from_bounds(0.2, 0, 0.78, 1)
+    drawn = axes.table(cells, rowLabels=chart.categories, colLabels=chart.series, bbox=place,
                        cellLoc="center", rowLoc="center", colColours=["#e4e8ee"] * len(chart.series))  # fmt: skip
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(11)
