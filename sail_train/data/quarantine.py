@@ -28,6 +28,8 @@ class Budget:
 
     def __init__(self, sources: Mapping[str, SourceConfig], *, max_in_a_row: int) -> None:
         self.max_bad = {name: source.max_bad for name, source in sources.items()}
+        self.counts_tokens = {name for name, source in sources.items() if source.max_tokens is not None}
+        """Sources whose tokens are part of the state."""
         self.max_in_a_row = max_in_a_row
         self.ledgers: list[Ledger] = []
         self.last: deque[str] = deque(maxlen=SHOWN)
@@ -60,11 +62,30 @@ class Ledger:
         self.in_a_row = 0
         self.counts: dict[str, list[int]] = {name: [0, 0] for name in budget.max_bad}
         """Samples [read, bad] by source."""
+        self.apart: dict[str, list[int]] = {}
+        """Samples [left out by filter, weight or a used-up budget, shown again, lost with their shard] by source: what
+        its shards list = read - shown again + left out + lost."""
+        self.tokens: dict[str, int] = {}
+        """Of good samples, by source that has a budget of them."""
+        self.row = 0
+        """Number in the run of the row that is being filled; not part of the state."""
 
-    def good(self, source: str) -> None:
+    def good(self, source: str, tokens: int = 0) -> None:
         """A sample went on to the next step of the stream for good."""
         self.counts[source][0] += 1
         self.in_a_row = 0
+        if source in self._budget.counts_tokens:
+            self.tokens[source] = self.tokens.get(source, 0) + tokens
+
+    def left_out(self, source: str, samples: int, again: int = 0) -> None:
+        """Counts samples that are not to be read, and how many are to be read `again`."""
+        self._apart(source, 0, samples)
+        self._apart(source, 1, again)
+
+    def lost(self, source: str, shard: str, error: BadSample, samples: int | None) -> None:
+        """Writes down a shard that could not be read, with the number of its samples if that is known."""
+        self._apart(source, 2, samples or 0)
+        self._records.append({**_record(source, shard, "", error), "samples": samples})
 
     def bad(self, source: str, shard: str, key: str, error: BadSample) -> None:
         """Writes a refused sample down; raises TooManyBadSamples when that is one too many."""
@@ -82,16 +103,27 @@ class Ledger:
         return records
 
     def state(self) -> dict[str, Any]:
-        return {"counts": {name: list(pair) for name, pair in self.counts.items()}, "in_a_row": self.in_a_row}
+        state = {"counts": {name: list(pair) for name, pair in self.counts.items()}, "in_a_row": self.in_a_row}
+        rare = {"apart": {name: list(three) for name, three in self.apart.items()}, "tokens": dict(self.tokens)}
+        return {**state, **{name: value for name, value in rare.items() if value}}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._records = []
         self.counts = {name: list(state["counts"].get(name, (0, 0))) for name in self.counts}
         self.in_a_row = state["in_a_row"]
+        self.apart = {name: list(three) for name, three in state.get("apart", {}).items()}
+        self.tokens = dict(state.get("tokens", {}))
+
+    def _apart(self, source: str, place: int, samples: int) -> None:
+        if samples:
+            self.apart.setdefault(source, [0, 0, 0])[place] += samples
 
     def _record(self, source: str, shard: str, key: str, error: BadSample) -> None:
         self.counts[source][1] += 1
-        record = {"source": source, "shard": shard, "key": key, "reason": error.reason, "detail": error.detail}
-        self._records.append(record)
+        self._records.append(_record(source, shard, key, error))
         self._budget.last.append(f"{shard} {key!r}: {error}")
         self._budget.check(source, self.in_a_row)
+
+
+def _record(source: str, shard: str, key: str, error: BadSample) -> dict[str, Any]:
+    return {"source": source, "shard": shard, "key": key, "reason": error.reason, "detail": error.detail}

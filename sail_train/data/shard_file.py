@@ -1,5 +1,8 @@
 """Bytes of a shard by offset, with retries and few open files; its index; and its samples.
 
+A shard is a local file or an object that `remote` reads; the index parquet beside it is used if there is one (no
+headers are walked then, and checksums are compared), else the headers are walked through.
+
 Descriptors are kept by thread, the last used ones: a rank may read thousands of shards in turn, which is more than a
 process may hold open, and a descriptor that another thread closed could be another file's a moment later.
 """
@@ -12,17 +15,21 @@ import logging
 import os
 import threading
 import time
+import zlib
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from io import FileIO
+from typing import TypeVar
 
-from sail_train.data import tar
-from sail_train.types import RawSample
+from sail_train.data import remote, tar
+from sail_train.types import BadSample, RawSample
 
 log = logging.getLogger(__name__)
 
 WAITS = (0.1, 0.5, 2.0, 5.0)
 """Seconds before each new try of a read that failed."""
-LASTING = frozenset({errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.ENAMETOOLONG})
+LASTING = frozenset({errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.ENAMETOOLONG,
+                     errno.EINVAL, errno.EFBIG})  # fmt: skip
 """Errors that waiting does not cure."""
 MAX_OPEN = 128
 """Files that a thread keeps open."""
@@ -51,28 +58,109 @@ class _OpenFiles(threading.local):
 _open_files = _OpenFiles()
 
 
+Result = TypeVar("Result")
+
+
+class UnreadableShard(ValueError):
+    """A shard that is there and cannot be used as a whole: it is compressed, or its index is of another file."""
+
+
 class ShardFile:
     """Bytes of one shard by offset; a read that fails is tried again, then raises. It never skips."""
 
     def __init__(self, path: str, *, source: str) -> None:
         self.path = path
+        self.name = remote.shown(path)
+        """As it is logged and written down: without a signature."""
         self.source = source
+        self.bytes = 0
+        """When `index` was last called."""
+        self._remote: tuple[int, str] | None = None
 
-    def read(self, offset: int, length: int) -> bytes:
-        """The bytes at `offset`, fewer than `length` only at the end of the file."""
+    def read(self, offset: int, length: int, *, ahead: bool = True) -> bytes:
+        """The bytes at `offset`, fewer than `length` only at the end of the file.
+
+        Args:
+            ahead: of a remote shard, fetch what follows as well: for reading in order.
+        """
+        return self.retry(lambda: self._read(offset, length, ahead), f"byte {offset}")
+
+    def size(self) -> int:
+        """Its bytes, now."""
+        return self.retry(lambda: self._status()[0], "its size")
+
+    def index(self, folder: str | None = None, conditions: Sequence[str] = (), *, ahead: bool = True) -> tar.Index:
+        """Where the shard's samples are; remembered as long as the file stays the same.
+
+        Args:
+            folder: of indexes of shards beside which none can stand (`data.index_dir`).
+            conditions: on the columns of its index; samples for which they do not hold are left out.
+
+            ahead: as for `read`.
+
+        Raises:
+            UnreadableShard: it is compressed; or its index file is of another shard, or damaged.
+            ValueError: conditions that its index does not fit, or no index for them.
+        """
+        from sail_train.data.index import load  # stands on this module
+
+        size, mark = self._opened(ahead)
+        found = load(self, size, folder, conditions)
+        return _index(self.path, self.source, size, mark) if found is None else found
+
+    def scan(self) -> tar.Index:
+        """The same from the headers alone, whatever index files there are."""
+        return _index(self.path, self.source, *self._opened())
+
+    def _opened(self, ahead: bool = True) -> tuple[int, str]:
+        self.close()  # a file that was put in this one's place has another descriptor
+        status = self.retry(self._status, "its size")
+        self.bytes = status[0]
+        if self.read(0, 2, ahead=ahead) == b"\x1f\x8b":
+            raise UnreadableShard(
+                f"source {self.source!r}: shard {self.name!r} is gzip, and cannot be sought in; gunzip it"
+            )
+        return status
+
+    def sample(self, index: tar.Index, place: int, *, ahead: bool = True) -> RawSample:
+        """The sample at `place` of the shard's index, or the BadSample that it is."""
+        if place in index.bad:
+            raise index.bad[place][1]
+        start, end = index.span(place)
+        block = self.read(start, end - start, ahead=ahead)
+        if len(block) < end - start:
+            raise OSError(errno.EIO, f"source {self.source!r}: shard became shorter while it was read", self.name)
+        if index.checksums is not None:
+            _compare(block, index, place)
+        key, files = tar.read_sample(block, check=index.checksums is not None)
+        return RawSample(key=key, source=self.source, shard=self.name, offset=start, members=files)
+
+    def close(self) -> None:
+        """Closes the file, should this thread hold it open."""
+        _open_files.close(self.path)
+        self._remote = None
+
+    def retry(self, attempt: Callable[[], Result], what: str) -> Result:
+        """What `attempt` returns, after as many tries as it takes; OSError when it is one too many."""
         for wait in (*WAITS, None):
             try:
-                return self._read(offset, length)
+                return attempt()
             except OSError as error:
                 self.close()
                 if wait is None or error.errno in LASTING:
-                    message = f"{error.strerror}; source {self.source!r}, byte {offset}"
-                    raise OSError(error.errno, message, self.path) from error
-                log.warning("source %s: %s failed (%s), trying again in %g s", self.source, self.path, error, wait)
+                    message = f"{error.strerror}; source {self.source!r}, {what}"
+                    raise OSError(error.errno, message, self.name) from error
+                log.warning("source %s: %s failed (%s), trying again in %g s", self.source, self.name, error, wait)
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    def _read(self, offset: int, length: int) -> bytes:
+    def _read(self, offset: int, length: int, ahead: bool) -> bytes:
+        if remote.is_remote(self.path):
+            size, mark = self._status()
+            if ahead:
+                return remote.ahead.read(self.path, mark, size, offset, length)
+            length = min(length, max(size - offset, 0))
+            return remote.fetch(self.path, offset, length) if length else b""
         descriptor = _open_files.descriptor(self.path)
         content = os.pread(descriptor, length, offset)
         # a read may be cut short by a signal or at 2 GiB; only an empty one means the end
@@ -83,30 +171,22 @@ class ShardFile:
             content += more
         return content
 
-    def index(self) -> tar.Index:
-        """Where the shard's samples are; remembered as long as the file stays the same."""
-        self.close()  # a file that was put in this one's place has another descriptor
-        if self.read(0, 2) == b"\x1f\x8b":
-            raise ValueError(f"source {self.source!r}: shard {self.path!r} is gzip, and cannot be sought in; gunzip it")
+    def _status(self) -> tuple[int, str]:
+        """Bytes, and a mark that changes when the content does; of a remote shard as it was when it was opened."""
+        if remote.is_remote(self.path):
+            self._remote = self._remote or remote.stat(self.path)
+            return self._remote
         status = os.fstat(_open_files.descriptor(self.path))
-        return _index(self.path, self.source, status.st_size, status.st_mtime_ns)
+        return status.st_size, str(status.st_mtime_ns)
 
-    def sample(self, index: tar.Index, place: int) -> RawSample:
-        """The sample at `place` of the shard's index, or the BadSample that it is."""
-        if place in index.bad:
-            raise index.bad[place][1]
-        start, end = index.span(place)
-        block = self.read(start, end - start)
-        if len(block) < end - start:
-            raise OSError(errno.EIO, f"source {self.source!r}: shard became shorter while it was read", self.path)
-        key, files = tar.read_sample(block)
-        return RawSample(key=key, source=self.source, shard=self.path, offset=start, members=files)
 
-    def close(self) -> None:
-        """Closes the file, should this thread hold it open."""
-        _open_files.close(self.path)
+def _compare(block: bytes, index: tar.Index, place: int) -> None:
+    assert index.checksums is not None
+    known, found = index.checksums[place], zlib.crc32(block)
+    if known != found:
+        raise BadSample("checksum", f"crc32 is {found:08x} and was {known:08x} when the shard was indexed")
 
 
 @functools.lru_cache(maxsize=64)
-def _index(path: str, source: str, size: int, modified: int) -> tar.Index:
+def _index(path: str, source: str, size: int, mark: str) -> tar.Index:
     return tar.index(ShardFile(path, source=source).read, size)

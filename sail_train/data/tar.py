@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sail_train.types import BadSample
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BLOCK = 512
 MAX_MEMBER_BYTES = 64 << 20
@@ -72,9 +76,21 @@ class Index:
     """Offset after the last sample."""
     bad: dict[int, tuple[str, BadSample]]
     """By place in `starts`: key, and why the sample cannot be used."""
+    checksums: array[int] | None = None
+    """crc32 of each sample's bytes, of an index that was read from a file: its samples are checked when read."""
+    keys: Any = None
+    """Of all samples, likewise (a pyarrow array)."""
+    shows: np.ndarray | None = None
+    """(samples,) float64: how often each is to be shown in an epoch, 0 for one that is left out; None: each once."""
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def key(self, place: int) -> str:
+        """Of a sample that turned out to be bad; empty where only its own bytes would tell."""
+        if place in self.bad:
+            return self.bad[place][0]
+        return "" if self.keys is None else str(self.keys[place])
 
     def span(self, place: int) -> tuple[int, int]:
         """(start, end) of the sample's headers and data in the shard."""
@@ -142,14 +158,34 @@ def index(read: Read, size: int) -> Index:
     return building.index(max(size, offset + 1))
 
 
-def read_sample(block: bytes) -> tuple[str, dict[str, bytes]]:
-    """A good sample's key, and its files by extension, out of the bytes of its span."""
+def read_sample(block: bytes, *, check: bool = False) -> tuple[str, dict[str, bytes]]:
+    """A good sample's key, and its files by extension, out of the bytes of its span.
+
+    Args:
+        check: refuse what `index` would have refused: the span comes from a file that a stranger may have written.
+    """
     key, files = "", {}
     for member in members(lambda offset, length: block[offset : offset + length], 0, len(block)):
-        if member.kind != _DIRECTORY:
-            key, extension = split_name(member.name)
-            files[extension] = block[member.data : member.data + member.size]
+        if member.kind == _DIRECTORY:
+            continue
+        name, extension = split_name(member.name)
+        if check:
+            _check_again(member, name, extension, key if files else name, files, len(block))
+        key = name
+        files[extension] = block[member.data : member.data + member.size]
+    if check and not files:
+        raise BadSample("corrupt_shard", "no file where the index has a sample")
     return key, files
+
+
+def _check_again(member: Member, name: str, extension: str, key: str, files: Mapping[str, bytes], length: int) -> None:
+    problem = check_member(member, extension)
+    if problem is not None:
+        raise problem
+    if name != key or member.end > length:
+        raise BadSample("corrupt_shard", f"{member.name!r} is not where the index has its sample's end")
+    if extension in files:
+        raise BadSample("duplicate_file", f"{member.name!r} is in its sample twice")
 
 
 class _IndexBuilder:

@@ -53,17 +53,25 @@ def test_globs_braces_paths_and_lists_name_shards_in_order(tmp_path: Path) -> No
         ("ROOT/missing.tar", r"source 'caption': shard '.*missing.tar' does not exist"),
         ("ROOT/{a,gone}.tar", r"shard '.*gone.tar' does not exist"),
         ("ROOT/{a,a}.tar", "named twice"),
-        ("s3://bucket/a.tar", "not a local path.*copy the shards"),
+        ("ftp://bucket/a.tar", "'ftp://bucket/a.tar' is not a local path, .* file://, http://, https://, s3:// are read"),
         ("pipe:cat ROOT/a.tar", "not a local path"),
-        ("https://x/a.tar", "not a local path"),
+        ("simplecache::https://x/a.tar", "not a local path"),
+        ("hf://datasets/x/a.tar", "not a local path"),
+        ("ROOT/{a,b.tar", "the braces of '.*/{a,b.tar' do not match"),
+        ("@ROOT/none.txt", "list of shards @.*none.txt cannot be read"),
+        ("https://x/*.tar", "HTTP lists no folder"),
+        ("https://me:secret@x/a.tar", "'https://x/a.tar' has a user or password in it"),
+        ("https://x/a.tar?X-Amz-Signature=secret", "'https://x/a.tar' has a query"),
+        ("https://x/a.tar.gz", "compressed"),
         ("ROOT/a.tar.gz", "compressed.*store plain .tar"),
         ("ROOT/a.tgz", "compressed"),
     ],
 )
 def test_patterns_that_name_no_readable_shard_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
     (tmp_path / "a.tar").touch()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as told:
         expand("caption", [pattern.replace("ROOT", str(tmp_path))])
+    assert "secret" not in str(told.value)
 
 
 def test_a_source_without_shards_is_refused() -> None:

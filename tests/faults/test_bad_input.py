@@ -184,7 +184,7 @@ def test_a_truncated_shard_gives_what_is_whole_and_is_named(data: Path, tmp_path
         ("/nowhere/{000..001}.tar", "source 'lost': shard '/nowhere/000.tar' does not exist"),
         ("/nowhere/*.tar", "source 'lost': the pattern '/nowhere/*.tar' matches no file"),
         ("[]", "source 'lost': shards=[] names no shard; give paths or globs of .tar"),
-        ("s3://bucket/a.tar", "source 'lost': 's3://bucket/a.tar' is not a local path"),
+        ("ftp://host/a.tar", "source 'lost': 'ftp://host/a.tar' is not a local path"),
     ],
 )
 @pytest.mark.parametrize("place", ["data.sources.lost", "valid.lost", "eval.suites.lost"])
