@@ -165,11 +165,22 @@ class ModelShape:
         num_trained: int | None = None,
     ) -> float:
         """Forward and backward of one row, with `trained` parts; the others are frozen."""
-        total, flows = 0.0, False
+        return sum(self.train_flops_by_part(lengths, patches, trained=trained, num_trained=num_trained).values())
+
+    def train_flops_by_part(
+        self,
+        lengths: Sequence[int],
+        patches: Sequence[int],
+        *,
+        trained: Collection[str] = PARTS,
+        num_trained: int | None = None,
+    ) -> dict[str, float]:
+        """The same by part."""
+        flops, flows = {}, False
         for part, work in self._work(lengths, patches, num_trained).items():
             flows = flows or part in trained
-            total += work.train(trains=part in trained, flows=flows)
-        return total
+            flops[part] = work.train(trains=part in trained, flows=flows)
+        return flops
 
     def _work(self, lengths: Sequence[int], patches: Sequence[int], num_trained: int | None) -> dict[str, Work]:
         logits = sum(lengths) if num_trained is None else num_trained

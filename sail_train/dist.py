@@ -34,6 +34,11 @@ def local_rank() -> int:
     return _environment("LOCAL_RANK", 0)
 
 
+def local_world_size() -> int:
+    """Ranks on this node."""
+    return _environment("LOCAL_WORLD_SIZE", 1)
+
+
 def is_main() -> bool:
     """Whether this is rank 0, the one that writes files and logs."""
     return rank() == 0

@@ -205,6 +205,10 @@ class Step:
     """Used share of the rows' token capacity, 0..1."""
     quarantined: tuple[dict[str, Any], ...] = ()
     """Of the step's rows; written to quarantine.jsonl when the step is trained, so that a resume repeats none."""
+    rows: int = 0
+    """Of this rank's rows those that hold a sample; 0 on all ranks once the data is exhausted."""
+    costs: tuple[tuple[float, float], ...] = ()
+    """Of each micro step: what the vision encoder and the rest cost, in the unit of the stream's `cost`."""
 
 
 @dataclass(frozen=True, kw_only=True)

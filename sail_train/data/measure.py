@@ -15,6 +15,7 @@ from sail_train.data import FORMATS
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.draw import uniform
 from sail_train.data.shards import Candidate
+from sail_train.data.split import split
 from sail_train.processor.images import image_size
 from sail_train.processor.video import probe
 from sail_train.types import BadSample, Conversation, Encoded, RawSample
@@ -66,6 +67,17 @@ class Measure:
         encoded = self._processor.encode(conversation, flag=self._flag(candidate))
         check_capacity(encoded.num_tokens, encoded.num_patches, self._config)
         return encoded
+
+    def pieces(self, candidate: Candidate) -> list[Encoded]:
+        """The sample, or several pieces of one that is too long where `data.overlong` is "split"."""
+        try:
+            return [self(candidate)]
+        except BadSample as error:
+            if error.reason != "too_long" or self._config.overlong != "split":
+                raise
+        flag = self._flag(candidate)
+        conversation = self._parsers[candidate.raw.source](candidate.raw)
+        return split(conversation, lambda part: self._processor.encode(part, flag=flag), self._config.seq_length)
 
     def _flag(self, candidate: Candidate) -> bool:
         """Drawn by the sample's place and epoch, so that measuring it again gives the same."""

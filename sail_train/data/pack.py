@@ -1,7 +1,7 @@
-"""Packing: measured samples -> rows of at most `seq_length` tokens and `max_patches` patches at once.
+"""Packing: measured samples -> rows (`sail_train.data.fill` says which samples make one).
 
-A row begins with the sample that has waited longest, so that none starves, and is filled with the longest that still
-fits (best fit), from a buffer that is topped up after each choice. It is full when nothing in the full buffer fits.
+Samples that cannot be measured go to the ledger. A sample longer than a row is refused, or split into several where
+`data.overlong` allows it. When the sources are exhausted the waiting samples make the last rows.
 State: where the buffer's samples are in their shards, longest waiting first.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sail_train.data.config import DataConfig
+from sail_train.data.fill import Fill
 from sail_train.data.measure import Measure
 from sail_train.data.quarantine import Ledger
 from sail_train.data.shards import CHANGED, Candidate
@@ -21,82 +22,73 @@ from sail_train.types import BadSample, Encoded
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
-    """A sample of a row, and where it came from."""
+    """A sample of a row, or a piece of one, and where it came from."""
 
     encoded: Encoded
     shard: str
     num_tokens: int
     num_patches: int
     place: list[Any]
+    """`Candidate.place`, or [that, number of the piece]."""
 
 
 class Pack(Iterator[tuple[Packed, ...]]):
-    """Endless packed rows of one stream; samples that cannot be measured go to the ledger."""
+    """Packed rows of one stream, until its sources are exhausted."""
 
     def __init__(self, candidates: Shuffle, measure: Measure, config: DataConfig, *, ledger: Ledger) -> None:
         self._candidates = candidates
         self._measure = measure
         self._config = config
         self._ledger = ledger
-        self._waiting: list[Packed] = []
+        self._fill: Fill[Packed] = Fill(self._next_measured, config)
 
     def __next__(self) -> tuple[Packed, ...]:
-        row: list[Packed] = []
-        tokens, patches = self._config.seq_length, self._config.max_patches
-        while True:
-            while len(self._waiting) < self._config.pack_buffer:
-                self._waiting.append(self._next_measured())
-            place = best_fit(self._waiting, tokens, patches) if row else 0
-            if place is None:
-                return tuple(row)
-            chosen = self._waiting.pop(place)
-            tokens -= chosen.num_tokens
-            patches -= chosen.num_patches
-            row.append(chosen)
+        row = self._fill.row()
+        if not row:
+            raise StopIteration
+        return row
 
     def state(self) -> dict[str, Any]:
-        return {"pack": [packed.place for packed in self._waiting], **self._candidates.state()}
+        waited = {} if self._config.max_wait is None else {"waited": list(self._fill.ages)}
+        return {"pack": [packed.place for packed in self._fill.waiting], **waited, **self._candidates.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._candidates.load_state(state)
-        self._waiting = [self._measured_again(place) for place in state["pack"]]
+        self._fill.waiting = [self._measured_again(place) for place in state["pack"]]
+        self._fill.ages = list(state.get("waited", [0] * len(state["pack"])))
 
-    def _next_measured(self) -> Packed:
+    def _next_measured(self) -> list[Packed]:
         while True:
             candidate = next(self._candidates)
             raw = candidate.raw
             try:
-                packed = self._pack(candidate)
+                packed = self._pieces(candidate)
             except BadSample as error:
                 self._ledger.bad(raw.source, raw.shard, raw.key, error)
                 continue
-            self._ledger.good(raw.source)
+            self._ledger.good(raw.source, sum(piece.num_tokens for piece in packed))
             return packed
 
     def _measured_again(self, place: list[Any]) -> Packed:
-        candidate = self._candidates.reread(place)
+        whole, piece = place if isinstance(place[0], list) else (place, 0)
+        candidate = self._candidates.reread(whole)
         try:
-            return self._pack(candidate)
+            pieces = self._pieces(candidate)
         except BadSample as error:
             raw = candidate.raw
             where = f"source {raw.source!r}, shard {raw.shard!r}, key {raw.key!r}"
             raise ValueError(f"{CHANGED} {where}: {error}") from error
+        return pieces[piece]
 
-    def _pack(self, candidate: Candidate) -> Packed:
-        encoded = self._measure(candidate)
-        return Packed(
-            encoded=encoded,
-            shard=candidate.raw.shard,
-            num_tokens=encoded.num_tokens,
-            num_patches=encoded.num_patches,
-            place=candidate.place,
-        )
-
-
-def best_fit(waiting: list[Packed], tokens: int, patches: int) -> int | None:
-    """Place of the longest sample within both limits, the longest waiting of equals; None if none fits."""
-    best, longest = None, 0
-    for place, packed in enumerate(waiting):
-        if longest < packed.num_tokens <= tokens and packed.num_patches <= patches:
-            best, longest = place, packed.num_tokens
-    return best
+    def _pieces(self, candidate: Candidate) -> list[Packed]:
+        pieces = self._measure.pieces(candidate)
+        return [
+            Packed(
+                encoded=encoded,
+                shard=candidate.raw.shard,
+                num_tokens=encoded.num_tokens,
+                num_patches=encoded.num_patches,
+                place=candidate.place if len(pieces) == 1 else [candidate.place, number],
+            )
+            for number, encoded in enumerate(pieces)
+        ]

@@ -1,76 +1,49 @@
-"""The stream of training steps: shards -> mix -> shuffle -> format -> measure -> pack -> deal -> decode -> batch.
+"""The stream of training steps: shards -> mix -> shuffle -> format -> measure -> pack -> decode -> deal -> batch.
 
 The order of the rows is a pure function of the seed, the sources, the packing settings and `num_streams`: row r of
-the run comes from logical stream r mod num_streams and is trained by rank r mod world, so the ranks read disjoint
-files without speaking to each other, and another number of ranks reads the same rows.
+the run comes from logical stream r mod num_streams and is read by rank r mod world, so the ranks read disjoint files
+without speaking to each other, and another number of ranks or workers reads the same rows. A `Reader` reads them, or
+`Workers`; then they are dealt to micro steps, and to the ranks of a group that exchanges rows (`data.balance`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sail_train.data.batch import batch, placeholder
+from sail_train.data.batch import batch
 from sail_train.data.config import DataConfig
 from sail_train.data.deal import Cost, deal, tokens_and_patches
-from sail_train.data.decode import Decoded, decode
-from sail_train.data.interleave import (
-    Interleave,
-    budget_of,
-    candidates,
-    check_ranks,
-    order_settings,
-    shard_lists,
-)
-from sail_train.data.measure import Measure
-from sail_train.data.pack import Pack, Packed
+from sail_train.data.exchange import Group, exchange
+from sail_train.data.interleave import check_ranks
 from sail_train.data.prefetch import Prefetch
-from sail_train.data.quarantine import Ledger
-from sail_train.types import Batch, Row, Step
+from sail_train.data.reader import Reader, StreamRow
+from sail_train.data.ready import ReadyRow
+from sail_train.data.workers import Workers
+from sail_train.types import Batch, Step
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
 
 
-@dataclass(frozen=True, kw_only=True)
-class StreamRow(Row):
-    """A row that remembers where its samples came from, should their pixels fail."""
-
-    shards: tuple[str, ...]
-
-
-class RowStream:
-    """Packed rows of one logical stream, with the ledger that its position holds."""
-
-    def __init__(self, rows: Pack, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._rows = rows
-
-    def __next__(self) -> tuple[Packed, ...]:
-        return next(self._rows)
-
-    def state(self) -> dict[str, Any]:
-        return {**self._rows.state(), **self.ledger.state()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.ledger.load_state(state)
-        self._rows.load_state(state)
-
-
 class Stream(Iterator[Step]):
-    """One rank's steps, for ever. Close it, or use it as a context manager, where `prefetch` is above 0.
+    """One rank's steps, for ever. Close it, or use it as a context manager.
+
+    Once all sources are exhausted (where their epochs are limited) the steps hold no sample; see `Step.rows`.
 
     Args:
         processor: measures and cuts; the one that evaluation uses.
         seed: the run's.
         rank, world: this process and how many there are.
         cost: of a row, for dealing; relative.
+        group: the ranks that exchange rows; None for a rank that keeps its own.
+        per_micro_step: whether ranks wait for each other at every micro step, or at the end of the step.
+        pin: whether batches come in page-locked memory.
 
     Raises:
         ValueError: sources that name no data, or ranks that cannot share the rows equally.
         TooManyBadSamples: while iterating, when a source is over its budget.
+        WorkerDied: while iterating, see `Workers`.
     """
 
     def __init__(
@@ -82,27 +55,30 @@ class Stream(Iterator[Step]):
         rank: int = 0,
         world: int = 1,
         cost: Cost = tokens_and_patches,
+        group: Group | None = None,
+        per_micro_step: bool = True,
+        pin: bool = False,
     ) -> None:
         check_ranks(config, rank=rank, world=world, rows=True)
         self._config = config
-        self._processor = processor
+        self._patch_dim = processor.image_spec.patch_dim
+        self._pad_id = processor.token_ids["pad"]
         self._cost = cost
+        self._group = group
+        self._per_micro_step = per_micro_step
+        self._pin = pin
         self._rows_per_step = config.batch_rows // world
         self.accumulation = self._rows_per_step // config.micro_batch
         """Micro batches of a step."""
-        shards = shard_lists(config)
-        budget, measure = budget_of(config), Measure(config, processor, seed=seed)
-        self._streams: dict[int, RowStream] = {}
-        for number in range(rank, config.num_streams, world):
-            ledger = budget.ledger()
-            waiting = candidates(config, shards, seed=seed, stream=number, ledger=ledger)
-            self._streams[number] = RowStream(Pack(waiting, measure, config, ledger=ledger), ledger)
-        self.settings = order_settings(config, shards, processor, seed=seed)
+        numbers = range(rank, config.num_streams, world)
+        kind = Workers if config.workers else Reader
+        self._reader: Reader | Workers = kind(config, processor, seed=seed, numbers=numbers)
+        self.settings = self._reader.settings
         """JSON: what the order of the samples is a function of; a fingerprint of the data."""
-        self._rows = Interleave(self._streams, self.settings, rank=rank, world=world)
-        self.positions = self._rows.positions()
+        self.asked = self._reader.asked
+        """Shares that the sources were given."""
+        self.positions = self._reader.positions()
         """JSON: where the streams stand after the last step that was given out."""
-        self._threads = ThreadPoolExecutor(config.decode_threads) if config.decode_threads > 1 else None
         self._prefetch: Prefetch[Step] | None = None
         self._closed = False
 
@@ -111,7 +87,7 @@ class Stream(Iterator[Step]):
             raise ValueError("the stream is closed; make a new one and load its positions")
         if self._config.prefetch:
             if self._prefetch is None:
-                self._prefetch = Prefetch(self._build, self._config.prefetch)
+                self._prefetch = Prefetch(self._build, self._config.prefetch, together=self._group is not None)
             step = next(self._prefetch)
         else:
             step = self._build()
@@ -121,15 +97,15 @@ class Stream(Iterator[Step]):
     def load_state(self, positions: Mapping[str, Any]) -> None:
         """Goes on after the step that carried `positions`; those of all ranks together fit any number of ranks."""
         self._stop_prefetch()
-        self._rows.load_state(positions)
-        self.positions = self._rows.positions()
+        self._reader.load_state(positions)
+        self.positions = self._reader.positions()
 
     def close(self) -> None:
-        """Ends the background threads."""
-        self._closed = True
-        self._stop_prefetch()
-        if self._threads is not None:
-            self._threads.shutdown()
+        """Ends the background threads and processes."""
+        if not self._closed:
+            self._closed = True
+            self._stop_prefetch()
+            self._reader.close()
 
     def __enter__(self) -> Stream:
         return self
@@ -138,52 +114,54 @@ class Stream(Iterator[Step]):
         self.close()
 
     def next_row(self) -> StreamRow:
-        """This rank's next row, undecoded. A stream gives out either rows or steps."""
-        index, packed = next(self._rows)
-        ledger = self._ledger(index)
-        return StreamRow(
-            index=index,
-            samples=tuple(sample.encoded for sample in packed),
-            shards=tuple(sample.shard for sample in packed),
-            position=self._rows.position(index % self._config.num_streams),
-            quarantined=ledger.take(),
-        )
+        """This rank's next row, undecoded, without workers. A stream gives out either rows or steps."""
+        assert isinstance(self._reader, Reader), "workers decode what they read"
+        row = self._reader.next_row()
+        self.positions = self._reader.positions()
+        return row
+
+    def read_rows(self) -> list[ReadyRow]:
+        """The rows of the next step that this rank reads, decoded, in the order of their numbers."""
+        rows = self._read()
+        self.positions = self._reader.positions()
+        return rows
 
     def _build(self) -> Step:
-        rows = [self.next_row() for _ in range(self._rows_per_step)]
-        batches, spoilt, tokens = [], [], 0
-        for group in deal(rows, self._config.micro_batch, self._cost):
-            made, records = self._batch(group)
-            batches.append(made)
-            spoilt.extend(records)
-            tokens += int(made.cu_seqlens[-1])
+        read, steps = self._dealt()
+        micro_steps = [self._batch(rows) for rows in steps]
         return Step(
-            batches=tuple(batches),
-            positions=self._rows.positions(),
-            fill=tokens / (len(rows) * self._config.seq_length),
-            quarantined=(*(record for row in rows for record in row.quarantined), *spoilt),
+            batches=tuple(micro_steps),
+            positions=self._reader.positions(),
+            fill=sum(row.num_tokens for rows in steps for row in rows) / (len(read) * self._config.seq_length),
+            quarantined=tuple(record for row in read for record in row.quarantined),
+            rows=sum(bool(row.keys) for rows in steps for row in rows),
+            costs=tuple(self._cost_of(rows) for rows in steps),
         )
 
-    def _batch(self, rows: list[StreamRow]) -> tuple[Batch, list[dict[str, Any]]]:
-        """The rows' tensors, and records of the samples whose pixels failed."""
-        samples: list[Decoded] = []
-        records: list[dict[str, Any]] = []
-        for row in rows:
-            decoded, failed = decode(row.samples, self._processor, run=self._threads.map if self._threads else map)
-            samples.extend(decoded)
-            ledger = self._ledger(row.index)
-            for place, error in failed:
-                sample = row.samples[place]
-                ledger.spoilt(sample.source, row.shards[place], sample.key, error)
-            if failed:
-                self._rows.refresh(row.index % self._config.num_streams, ledger.state())
-                records.extend(ledger.take())
-        if not samples:
-            samples = [placeholder(rows[0].samples[0], token_id=self._processor.token_ids["pad"])]
-        return batch(samples, patch_dim=self._processor.image_spec.patch_dim), records
+    def _dealt(self) -> tuple[Sequence[ReadyRow], list[list[ReadyRow]]]:
+        """(the rows that this rank read, the rows of each of its micro steps)."""
+        if self._group is None:
+            rows = self._read()
+            return rows, deal(rows, self._config.micro_batch, self._cost)
+        return exchange(
+            self._read,
+            self._rows_per_step,
+            self._group,
+            self._config.micro_batch,
+            self._cost,
+            per_micro_step=self._per_micro_step,
+        )
 
-    def _ledger(self, index: int) -> Ledger:
-        return self._streams[index % self._config.num_streams].ledger
+    def _read(self) -> list[ReadyRow]:
+        return [self._reader.next_ready() for _ in range(self._rows_per_step)]
+
+    def _batch(self, rows: Sequence[ReadyRow]) -> Batch:
+        source = min(name for name, source in self._config.sources.items() if source.weight > 0)
+        return batch(rows, patch_dim=self._patch_dim, source=source, pad_id=self._pad_id, pin=self._pin)
+
+    def _cost_of(self, rows: Sequence[ReadyRow]) -> tuple[float, float]:
+        costs = [self._cost(row) for row in rows]
+        return sum(vision for vision, _ in costs), sum(rest for _, rest in costs)
 
     def _stop_prefetch(self) -> None:
         if self._prefetch is not None:

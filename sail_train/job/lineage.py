@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sail_train.config import choice
-from sail_train.data.shards import expand
+from sail_train.data.listing import describe, expand
 from sail_train.job.code import code_hash, version
 from sail_train.job.compose import read_yaml
 from sail_train.job.job import Job
@@ -26,10 +26,12 @@ from sail_train.loops.config import RunConfig
 INERT = (
     "run_dir", "recipe_dir", "parents", "log", "train.log_every", "train.save_every", "train.keep", "eval.show",
     "eval.batch_size", "engine.timeout_minutes", "engine.bucket_elements", "data.micro_batch", "data.prefetch",
-    "data.decode_threads",
+    "data.decode_threads", "data.workers", "data.balance", "data.balance_group",
 )  # fmt: skip
 """Keys, with all below them, that may change without changing the result. Of parents the models count, by hash."""
 
+MIX = ("weight", "size", "epochs", "max_tokens", "start_step", "stop_step")
+"""Keys of a source that may change on resume where that is asked for."""
 UNSET = "(unset)"
 
 
@@ -97,7 +99,7 @@ def parents(config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 def data(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Of each source: number of shards, bytes, and a hash of names and sizes. Held-out sources are named as such."""
+    """Of each source: number of shards, bytes, and a hash of names and sizes (see `describe`). Held-out sources are named as such."""
     used = {f"data.sources.{name}": source.shards for name, source in config.data.sources.items() if source.weight > 0}
     used |= {f"valid.{name}": source.shards for name, source in config.valid.items()}
     used |= {f"eval.suites.{name}": config.eval.suites[name].shards for name in config.eval.modes}
@@ -105,10 +107,7 @@ def data(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def _shards(name: str, shards: str | list[str]) -> dict[str, Any]:
-    paths = expand(name, [shards] if isinstance(shards, str) else shards)
-    sizes = [os.path.getsize(path) for path in paths]
-    listing = "\n".join(f"{os.path.basename(path)} {size}" for path, size in zip(paths, sizes, strict=True))
-    return {"shards": len(paths), "bytes": sum(sizes), "hash": hashlib.sha256(listing.encode()).hexdigest()}
+    return describe(expand(name, [shards] if isinstance(shards, str) else shards))
 
 
 def loop_module(config: RunConfig) -> str:
@@ -146,15 +145,27 @@ def changes(job: Job, *, ignore_code: bool = False) -> list[str]:
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Leaves that differ, as `train.max_steps: 200 -> 300`."""
     before, after = dict(flatten(old)), dict(flatten(new))
+    mix_may_change = after.get("data.allow_mix_change") is True
     lines = []
     for key in sorted({**before, **after}):
-        if any(key == inert or key.startswith(f"{inert}.") for inert in INERT):
+        if any(key == inert or key.startswith(f"{inert}.") for inert in INERT) or (
+            mix_may_change and _of_mix(key, before)
+        ):
             continue
         values = [leaves.get(key, UNSET) for leaves in (before, after)]
         # a key that comes or goes with an empty mapping is no difference
         if values[0] != values[1] and any(value not in (UNSET, {}) for value in values):
             lines.append(f"{key}: {_short(values[0])} -> {_short(values[1])}")
     return lines
+
+
+def _of_mix(key: str, before: Mapping[str, Any]) -> bool:
+    """What `data.allow_mix_change` lets change; the stream tells and records what did, or refuses it."""
+    if key == "data.temperature":
+        return True
+    source, _, leaf = key.removeprefix("data.sources.").partition(".")
+    known = any(other.startswith(f"data.sources.{source}.") for other in before)
+    return key.startswith("data.sources.") and (leaf in MIX or not known)
 
 
 def _short(value: Any) -> str:
@@ -185,4 +196,5 @@ def _data_changes(old: Mapping[str, Any], config: RunConfig) -> list[str]:
 
 
 def _amount(shards: Mapping[str, Any]) -> str:
-    return f"{shards['shards']} shards of {shards['bytes']} bytes"
+    size = "" if shards["bytes"] is None else f" of {shards['bytes']} bytes"
+    return f"{shards['shards']} shards{size}"

@@ -1,4 +1,4 @@
-"""Mixing, shuffling and packing of one stream, and dealing of rows."""
+"""Mixing, shuffling and packing of one stream."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sail_train.cost import ModelShape, Tower
 from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.data.deal import deal, training_flops
 from sail_train.data.interleave import budget_of, candidates, shard_lists
 from sail_train.data.measure import Measure
-from sail_train.data.pack import Pack, Packed, best_fit
+from sail_train.data.fill import best_fit
+from sail_train.data.pack import Pack, Packed
 from sail_train.data.shuffle import Shuffle
 from sail_train.processor.processor import SailVLProcessor
-from sail_train.types import Encoded, Row, Visual
 
 
 def shuffle_of(config: DataConfig, *, seed: int = 0) -> Shuffle:
@@ -130,50 +128,3 @@ def test_a_waiting_sample_that_cannot_be_measured_any_more_is_refused(
     config.seq_length = 10
     with pytest.raises(ValueError, match="the data is not what it was.*too_long"):
         packs(config, processor).load_state(pack.state())
-
-
-# dealing
-
-
-def row(index: int, tokens: int) -> Row:
-    sample = Encoded(key="", source="", input_ids=np.zeros(tokens, np.int32), labels=np.zeros(tokens, np.int32))
-    return Row(index=index, samples=(sample,), position={})
-
-
-def test_dealing_keeps_all_rows_and_puts_the_costliest_together() -> None:
-    rows = [row(index, tokens) for index, tokens in enumerate([5, 90, 7, 80, 6, 85])]
-    groups = [[row.index for row in group] for group in deal(rows, 2)]
-    assert groups == [[1, 5], [2, 3], [0, 4]]
-    assert deal(rows, 6) == [rows]
-    assert [[row.index for row in group] for group in deal(rows, 3, cost=lambda row: -row.index)] == [
-        [0, 1, 2],
-        [3, 4, 5],
-    ]
-
-
-def test_micro_steps_of_different_ranks_are_balanced() -> None:
-    tokens = np.random.default_rng(0).integers(100, 1000, 64).tolist()
-    rows = [row(index, count) for index, count in enumerate(tokens)]
-
-    def waste(dealt: list[list[list[Row]]]) -> float:
-        costs = np.array([[sum(r.samples[0].num_tokens for r in g) for g in groups] for groups in dealt])
-        return 1 - costs.sum() / (costs.max(axis=0).sum() * len(costs))
-
-    undealt = [[[r] for r in rows[rank::4]] for rank in range(4)]
-    assert waste([deal(rows[rank::4], 1) for rank in range(4)]) < 0.6 * waste(undealt)
-
-
-def test_modelled_flops_see_what_token_counts_do_not() -> None:
-    tower = Tower(
-        layers=2, hidden=64, intermediate=128, heads=4, kv_heads=4, head_dim=16, causal=True
-    )  # fmt: skip
-    shape = ModelShape(
-        vision=tower, patch_dim=588, merge=4, adapter_hidden=64, language=tower, vocab=300, tied=True
-    )  # fmt: skip
-    cost = training_flops(shape)
-    long, short = row(0, 400), Row(index=1, samples=tuple(row(1, 100).samples) * 4, position={})
-    assert cost(long) > cost(short)
-    seen = Encoded(**{**vars(row(2, 400).samples[0]), "visuals": (Visual(kind="image", data=b"", grids=((8, 8),)),)})
-    with_image = Row(index=2, samples=(seen,), position={})
-    assert cost(with_image) > cost(long)
-    assert training_flops(shape, ["adapter"])(with_image) < cost(with_image)
