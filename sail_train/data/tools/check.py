@@ -1,17 +1,18 @@
 """`sail-train data check`: reads every sample of some shards the way training would, and says what is wrong.
 
 Structure, conversation, images down to the last pixel, videos' frames, repetitions, and with a processor lengths in
-tokens.
+tokens. Shards are read by processes beside each other (`check_shard`); each leaves its findings in a file, and those
+are put together in the order of the shards, so that the report does not depend on the processes.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,20 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from sail_train.config import to_mapping
-from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.data.measure import check_capacity, check_headers, parsers
-from sail_train.data.shards import ShardFile, expand
+from sail_train.data.config import SourceConfig
+from sail_train.data.measure import parsers
+from sail_train.data.shards import expand
+from sail_train.data.tools.check_shard import EXAMPLES, MEASURES, Findings, Limits, check_shard, findings_path
+from sail_train.data.tools.jobs import add_arguments, over_shards, parse_part
 from sail_train.data.tools.processors import open_processor
-from sail_train.processor.images import open_image
-from sail_train.processor.visuals import measure_video, pixels
-from sail_train.types import BadSample, Conversation
-from sail_train.visual import ImageSpec, VideoSpec
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
-
-EXAMPLES = 3
-"""Bad samples of each reason that are named."""
 
 
 @dataclass(kw_only=True)
@@ -52,120 +48,85 @@ class CheckReport:
     """Bad samples by reason."""
     examples: dict[str, list[str]] = field(default_factory=dict)
     """The first bad samples of each reason, with shard and key."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Shards that could not be read at all, and why."""
     repeated_keys: int = 0
     """Keys that an earlier shard has too: allowed, but nothing then tells the samples apart."""
     repeated_contents: int = 0
     """Samples whose text, images and videos an earlier one has too."""
+    repeated_images: int = 0
+    """Images whose very bytes were met before: usual where a picture has many questions."""
     lengths: dict[str, list[float]] = field(default_factory=dict)
     """Minimum, median, 95th percentile and maximum of tokens, trained tokens and patches a sample."""
 
     def is_good(self, *, strict: bool) -> bool:
-        """No bad sample and at least one good; with `strict`, no repetition either."""
-        return not self.bad and self.samples > 0 and not (strict and (self.repeated_keys or self.repeated_contents))
+        """No bad sample and at least one good; with `strict`, no repetition of keys or samples either."""
+        repeated = strict and (self.repeated_keys or self.repeated_contents)
+        return not self.bad and not self.failed and self.samples > 0 and not repeated
 
 
 def check_shards(
-    patterns: list[str],
+    patterns: Sequence[str],
     *,
     sample_format: str = "messages",
-    processor: SailVLProcessor | None = None,
+    processor: SailVLProcessor | Path | None = None,
     seq_length: int = sys.maxsize,
     max_patches: int = sys.maxsize,
+    max_tiles: int | None = None,
+    fps: float | None = None,
+    jobs: int = 1,
+    part: tuple[int, int] = (0, 1),
 ) -> CheckReport:
-    """Reads all samples; with a processor measures them against the two limits.
+    """Reads all samples; with a processor measures them against the limits.
+
+    Args:
+        processor: itself, or the folder that each process loads it from.
+        max_tiles, fps: what a source may set for its images and videos.
 
     Raises:
-        ValueError: patterns that name no shards, or an unknown format.
+        ValueError: patterns that name no shards, an unknown format, a folder without a processor, or a limit that
+            makes no sense.
     """
-    checker = _Checker(
-        DataConfig(
-            sources={"check": SourceConfig(shards=patterns, format=sample_format)},
-            seq_length=seq_length,
-            max_patches=max_patches,
-        ),
-        processor,
-    )
-    for path in expand("check", patterns):
-        checker.shard(path)
-    return checker.finish()
+    source = SourceConfig(format=sample_format, max_tiles=max_tiles, fps=fps)
+    parsers({"check": source})
+    if isinstance(processor, Path):
+        opened = open_processor(processor)  # what is wrong with it is said once, before any process starts
+        processor = processor if jobs > 1 else opened
+    limits = Limits(source=source, seq_length=seq_length, max_patches=max_patches)
+    paths = expand("check", list(patterns))[part[0] :: part[1]]
+    with tempfile.TemporaryDirectory(prefix="sail-train-check-") as folder:
+        arguments = (folder, limits, processor)
+        summary = over_shards(paths, check_shard, arguments, jobs=jobs, title="checking")
+        return _together(paths, Path(folder), summary.failed)
 
 
-class _Checker:
-    def __init__(self, config: DataConfig, processor: SailVLProcessor | None) -> None:
-        self._config = config
-        self._processor = processor
-        self._parse = parsers(config.sources)["check"]
-        self._report = CheckReport()
-        self._keys: set[str] = set()
-        self._contents: set[bytes] = set()
-        self._measured: dict[str, list[int]] = {"tokens": [], "trained tokens": [], "patches": []}
+def _together(paths: Sequence[str], folder: Path, failed: dict[str, str]) -> CheckReport:
+    """One report of all shards' findings."""
+    report = CheckReport(shards=len(paths), failed=failed)
+    found = [Findings.load(findings_path(folder, path)) for path in paths if path not in failed]
+    for each in found:
+        report.samples += each.samples
+        report.images += each.images
+        report.videos += each.videos
+        report.modes.update(each.modes)
+        report.bad.update(each.bad)
+        for reason, examples in each.examples.items():
+            kept = report.examples.setdefault(reason, [])
+            kept += examples[: EXAMPLES - len(kept)]
+    report.repeated_keys = _repeated([each.keys for each in found])
+    report.repeated_contents = _repeated([each.contents for each in found])
+    report.repeated_images = _repeated([each.image_contents for each in found])
+    measured = np.concatenate([each.measured for each in found]) if found else np.zeros((0, len(MEASURES)))
+    if len(measured):
+        for name, values in zip(MEASURES, measured.T, strict=True):
+            report.lengths[name] = [float(value) for value in np.percentile(values, (0, 50, 95, 100))]
+    return report
 
-    def shard(self, path: str) -> None:
-        self._report.shards += 1
-        keys = set()
-        for key, sample in self._samples(path):
-            keys.add(key)
-            self._report.repeated_keys += key in self._keys
-            if isinstance(sample, BadSample):
-                self._report.bad[sample.reason] += 1
-                examples = self._report.examples.setdefault(sample.reason, [])
-                if len(examples) < EXAMPLES:
-                    examples.append(f"{path} {key!r}: {sample.detail}")
-                continue
-            self._good(sample)
-        self._keys |= keys
 
-    def finish(self) -> CheckReport:
-        for name, values in self._measured.items():
-            if values:
-                self._report.lengths[name] = [float(value) for value in np.percentile(values, (0, 50, 95, 100))]
-        return self._report
-
-    def _samples(self, path: str) -> Iterator[tuple[str, Conversation | BadSample]]:
-        file = ShardFile(path, source="check")
-        index = file.index()
-        for place in range(len(index)):
-            key = index.bad[place][0] if place in index.bad else ""
-            try:
-                raw = file.sample(index, place)
-                key = raw.key
-                conversation = self._parse(raw)
-                self._measure(conversation)
-                self._decode(conversation)
-                yield key, conversation
-            except BadSample as error:
-                yield key, error
-        file.close()
-
-    def _decode(self, conversation: Conversation) -> None:
-        """Images to their last pixel; of videos the frames that the model, or else a usual one, looks at."""
-        for image in conversation.images:
-            open_image(image)
-        image_spec = self._processor.image_spec if self._processor else ImageSpec()
-        video_spec = self._processor.video_spec if self._processor else VideoSpec()
-        for video in conversation.videos:
-            pixels(measure_video(video, image_spec, video_spec, fps=conversation.fps), image_spec)
-
-    def _measure(self, conversation: Conversation) -> None:
-        check_headers(conversation)
-        if self._processor is None:
-            return
-        encoded = self._processor.encode(conversation)
-        check_capacity(encoded.num_tokens, encoded.num_patches, self._config)
-        values = (encoded.num_tokens, encoded.num_trained, encoded.num_patches)
-        for name, value in zip(self._measured, values, strict=True):
-            self._measured[name].append(value)
-
-    def _good(self, conversation: Conversation) -> None:
-        self._report.samples += 1
-        self._report.images += len(conversation.images)
-        self._report.videos += len(conversation.videos)
-        self._report.modes[conversation.mode or "none"] += 1
-        content = hashlib.blake2b(repr(conversation.messages).encode(), digest_size=16)
-        for file in (*conversation.images, *conversation.videos):
-            content.update(hashlib.blake2b(file, digest_size=16).digest())
-        self._report.repeated_contents += content.digest() in self._contents
-        self._contents.add(content.digest())
+def _repeated(digests: list[np.ndarray]) -> int:
+    """How many of all digests were there before: 16 bytes of memory each, for what is larger see `data dedupe`."""
+    everything = np.concatenate(digests) if digests else np.zeros(0)
+    return len(everything) - len(np.unique(everything))
 
 
 def run(argv: list[str]) -> int:
@@ -174,23 +135,28 @@ def run(argv: list[str]) -> int:
         prog="sail-train data check",
         description="Read every sample of some shards, decode its images and videos, and report what training would "
         "refuse.",
-        epilog="example: sail-train data check 'data/llava/*.tar' --processor runs/tiny/align --seq-length 1024",
+        epilog="example: sail-train data check 'data/llava/*.tar' --processor runs/tiny/align --jobs 8",
     )
-    parser.add_argument("shards", nargs="+", help="paths, globs or brace patterns of .tar files")
+    add_arguments(parser)
     parser.add_argument("--format", default="messages", help="how samples are read: messages (default) or caption")
     parser.add_argument("--processor", type=Path, help="model, run or tokenizer folder: measures samples in tokens")
     parser.add_argument("--seq-length", type=int, default=sys.maxsize, help="longer samples are bad")
     parser.add_argument("--max-patches", type=int, default=sys.maxsize, help="samples with more patches are bad")
+    parser.add_argument("--max-tiles", type=int, help="most tiles of one image, as data.sources.NAME.max_tiles sets it")
+    parser.add_argument("--fps", type=float, help="frames a second of videos, as data.sources.NAME.fps sets it")
     parser.add_argument("--strict", action="store_true", help="repeated keys or contents fail the check too")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     try:
         report = check_shards(
             args.shards,
             sample_format=args.format,
-            processor=open_processor(args.processor) if args.processor else None,
+            processor=args.processor,
             seq_length=args.seq_length,
             max_patches=args.max_patches,
+            max_tiles=args.max_tiles,
+            fps=args.fps,
+            jobs=args.jobs,
+            part=parse_part(args.part),
         )
     except ValueError as error:
         parser.error(str(error))
@@ -211,10 +177,14 @@ def show(report: CheckReport) -> None:
         console.print(f"{count} bad: {reason}", style="red")
         for example in report.examples[reason]:
             console.print(f"    {example}", markup=False)
+    for shard, reason in report.failed.items():
+        console.print(f"cannot be read: {shard}: {reason}", style="red", markup=False)
     if report.repeated_keys or report.repeated_contents:
         console.print(
             f"{report.repeated_keys} keys and {report.repeated_contents} whole samples are repeated", style="yellow"
         )
+    if report.repeated_images:
+        console.print(f"{report.repeated_images} of {report.images} images were met before, byte for byte")
     if report.lengths:
         table = Table("a sample's", "min", "median", "95%", "max")
         for name, values in report.lengths.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 from sail_train.data.tools.check import check_shards, run
 from sail_train.processor.processor import SailVLProcessor
+from sail_train.processor.tokenizer import train_tokenizer
 
 
 def test_good_shards_pass_with_their_numbers(
@@ -58,6 +60,50 @@ def test_captions_are_checked_in_their_format(tmp_path: Path, make: SimpleNamesp
 
 def test_no_sample_at_all_is_not_good(tmp_path: Path, make: SimpleNamespace) -> None:
     assert run([str(make.tar(tmp_path / "a.tar", []))]) == 1
+
+
+def test_the_very_same_image_is_counted_and_fails_nothing(
+    tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        files = [(f"{name}.png", make.image(1)), (f"{name}.json", make.json(name, images=1))]
+        make.tar(tmp_path / f"{name}.tar", files)
+    assert run([str(tmp_path / "*.tar"), "--strict"]) == 0
+    assert "1 of 2 images were met before, byte for byte" in capsys.readouterr().out
+
+
+def test_processes_and_parts_find_the_same(mixture_folder: Path, processor: SailVLProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path / "model")
+    pattern = [f"{mixture_folder}/*/*.tar"]
+    alone = check_shards(pattern, processor=tmp_path / "model", seq_length=160)
+    assert check_shards(pattern, processor=tmp_path / "model", seq_length=160, jobs=2) == alone
+    parts = [check_shards(pattern, processor=processor, seq_length=160, part=(n, 3)) for n in range(3)]
+    assert sum(part.samples for part in parts) == alone.samples == 101
+    assert sum((part.bad for part in parts), start=Counter()) == alone.bad
+
+
+def test_a_shard_that_cannot_be_read_fails_the_check_by_name(
+    tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make.tar(tmp_path / "a.tar", [("x.json", make.json())])
+    (tmp_path / "b.tar").write_bytes(b"\x1f\x8b gzip")
+    assert run([str(tmp_path / "*.tar")]) == 1
+    printed = capsys.readouterr().out
+    assert "1 good samples" in printed and "cannot be read" in printed and "gunzip it" in printed
+
+
+def test_a_sources_own_limits_are_held_to(
+    tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = train_tokenizer(["red cat"] * 4, 300)
+    tiles = SailVLProcessor(tokenizer, image={"mode": "tile", "tile_size": 28, "max_tiles": 6, "max_total_tiles": 6})
+    shard = make.tar(tmp_path / "a.tar", [("a.png", make.image(1, (56, 84))), ("a.json", make.json(images=1))])
+    for limit, patches in ((None, 28), (1, 4)):
+        report = check_shards([str(shard)], processor=tiles, max_tiles=limit)
+        assert report.lengths["patches"][-1] == patches
+    with pytest.raises(SystemExit):
+        run([str(shard), "--fps", "0"])
+    assert "fps=0.0 must be above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
