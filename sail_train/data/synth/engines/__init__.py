@@ -1,11 +1,13 @@
 """Rule engines: each draws pictures, asks about them, and computes the answers from what it drew.
 
-`item` says what an engine is given and what it returns; `words`, `numbers`, `fonts`, `scene` and `distort` are what
-engines are built of. The commands over them stand in `generate` (one level up).
+`item` says what an engine is given and what it returns; `words`, `numbers`, `text`, `fonts`, `scene` and `figure` are
+what engines are built of; modules named after an engine are parts of it. The command over them is `generate`, one level
+up.
 """
 
 ENGINES: dict[str, str] = {
     "chart": "sail_train.data.synth.engines.chart",
+    "document": "sail_train.data.synth.engines.document",
     "geometry": "sail_train.data.synth.engines.geometry",
     "arithmetic": "sail_train.data.synth.engines.arithmetic",
     "counting": "sail_train.data.synth.engines.counting",

@@ -153,7 +153,8 @@ class _Drawing:
         a, b = (np.array(self._at(self._figure.points[name])) for name in (names[0], names[-1]))
         normal = np.array([a[1] - b[1], b[0] - a[0]]) / np.linalg.norm(b - a)
         away = (a + b) / 2 - np.array(self._at(self._middle))
-        if float(normal @ away) < 0:
+        # away from the middle, but a height is written inside the figure
+        if (float(normal @ away) < 0) != (names in self._figure.dashed):
             normal = -normal
         wide = self._font.getlength(text) / 2 * abs(float(normal[0])) + 12 * _FINER
         x, y = (a + b) / 2 + normal * wide
