@@ -151,7 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, shards: bool = True) -> No
 
 def shards_of(patterns: Sequence[str]) -> list[str]:
     """The shards that a command's arguments name; ValueError if they name none."""
-    return expand("shards", list(patterns))
+    return list(expand("shards", list(patterns)))
 
 
 def common_folder(paths: Sequence[str]) -> Path:
