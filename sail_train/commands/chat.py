@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sail_train.serve.answer import Piece
 
 THOUGHT_STYLE = "dim italic"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 EPILOG = """\
 examples:
@@ -61,6 +62,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--think", choices=THINK_MODES, default="auto", help="ask it to think, not to, or leave it")
     parser.add_argument("--force", action="store_true", help="write the opening of the answer for it, not only ask")
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 on a GPU, else float32")
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at a temperature above 0")
     options = parser.parse_intermixed_args(arguments)
@@ -111,10 +113,11 @@ class Chat:
         from sail_train.generate.session import Session
         from sail_train.model.build import load_model
         from sail_train.processor.processor import load_processor
+        from sail_train.serve.service import chosen_dtype
 
         processor = load_processor(folder)
         generator = Generator(
-            load_model(folder).to(dist.device()),  # type: ignore[arg-type]
+            load_model(folder, dtype=chosen_dtype(options.dtype, dist.device())).to(dist.device()),  # type: ignore[arg-type]
             stop_token_ids=processor.stop_token_ids,
             pad_token_id=processor.tokenizer.pad_token_id,
             max_batch=1,
@@ -152,7 +155,14 @@ class Chat:
         asked = Conversation(key="chat", source="chat", messages=self.messages, images=self.images, videos=self.videos)
         options, uid = self.options, f"turn {len(self.messages)}"
         prompt = self.processor.prompt(asked, uid=uid, think=options.think, force=options.force)
-        sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed)
+        context = self.session.model.config.text_config.max_position_embeddings
+        if (room := context - len(prompt.input_ids)) < 1:
+            raise ValueError(
+                f"the conversation has {len(prompt.input_ids)} tokens, the model's context {context}: ask less, show "
+                "fewer or smaller images, or begin a new conversation"
+            )
+        most = min(options.max_new_tokens, room)
+        sampling = Sampling(max_new_tokens=most, temperature=options.temperature, seed=options.seed)
         return self.session.stream(prompt, sampling)
 
 

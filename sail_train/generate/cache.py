@@ -42,12 +42,12 @@ class SlotLayer(CacheLayerMixin):
         window = slice(slots.left, slots.column + 1)
         return self.keys[: slots.active, :, window], self.values[: slots.active, :, window]
 
-    def lay(self, *, column: int, columns: int) -> None:
-        """Move what the live rows hold into `columns` new columns, so that it ends before `column`."""
+    def lay(self, *, column: int, columns: int, rows: int) -> None:
+        """Move what the live rows hold into `rows` x `columns` new places, so that it ends before `column`."""
         slots, shift = self.slots, column - self.slots.column
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
-            new = old.new_zeros(slots.rows, old.shape[1], columns, old.shape[-1])
+            new = old.new_zeros(rows, old.shape[1], columns, old.shape[-1])
             new[: slots.active, :, slots.left + shift : column] = old[: slots.active, :, slots.left : slots.column]
             setattr(self, name, new)
 
@@ -124,13 +124,15 @@ class SlotCache(Cache):
             self.start -= self.left
             self.left, self.column = 0, span
 
-    def lay(self, *, column: int, columns: int) -> None:
-        """Go on at `column` of `columns`: room for a row that is longer than those that live, or will be."""
+    def lay(self, *, column: int, columns: int, rows: int) -> None:
+        """Go on at `column` of `columns`: room for rows that are longer than those that live, or will be, or more."""
         assert self.column - self.left <= column < columns, "what lives must fit before the column"
+        assert rows >= self.rows, "rows are not taken away"
         for layer in self.slot_layers:
-            layer.lay(column=column, columns=columns)
+            layer.lay(column=column, columns=columns, rows=rows)
         shift = column - self.column
-        self.start += shift
+        self.start = torch.cat((self.start + shift, self.start.new_zeros(rows - self.rows)))
+        self.rows = rows
         self.left, self.column, self.columns = self.left + shift, column, columns
 
     def positions(self) -> Tensor:

@@ -41,8 +41,15 @@ class Writing:
     """"stop" (end token), "length", what a caller set to have it ended, or None while it goes on."""
 
 
+class PromptTooLarge(RuntimeError):
+    """The device has no memory for the prefill of a prompt; the rows that live are as they were."""
+
+
 class Session:
-    """The live rows of a model and their cache. It belongs to one thread."""
+    """The live rows of a model and their cache. It belongs to one thread.
+
+    The cache has as many rows as were needed at once, not as many as there may be: one long request costs one row.
+    """
 
     def __init__(self, generator: Generator) -> None:
         """`generator` says model, end tokens and the number of rows (`max_batch`); its model is left in eval mode."""
@@ -61,19 +68,25 @@ class Session:
 
     @torch.no_grad()
     def admit(self, prompt: Prompt, sampling: Sampling) -> list[Writing]:
-        """Begin the completions of a prompt, of which each has its first token then; ValueError if they never fit."""
+        """Begin the completions of a prompt, of which each has its first token then.
+
+        ValueError if they never fit, PromptTooLarge if there is no memory for the prompt.
+        """
         if sampling.n > self.rows:
             raise ValueError(f"n={sampling.n} completions are more than the {self.rows} rows; raise max_batch")
         self._sweep()
         assert sampling.n <= self.free, "a prompt enters when there is room for all its completions"
         prefill, length = DynamicCache(), len(prompt.input_ids)
-        logits = self._forward(
-            embed_prompts(self.model, [prompt], self.device),
-            position_ids=torch.arange(length, device=self.device)[None],
-            attention_mask=None,
-            past_key_values=prefill,
-        )  # (1, V)
-        self._make_room(prefill, length, length + sampling.max_new_tokens)
+        try:
+            logits = self._forward(
+                embed_prompts(self.model, [prompt], self.device),
+                position_ids=torch.arange(length, device=self.device)[None],
+                attention_mask=None,
+                past_key_values=prefill,
+            )  # (1, V)
+        except torch.OutOfMemoryError as error:
+            raise PromptTooLarge(f"no memory for a prompt of {length} tokens") from error
+        self._make_room(prefill, length, length + sampling.max_new_tokens, copies=sampling.n)
         assert self._cache is not None
         self._cache.admit(prefill, sampling.n)
         begun = [begin(prompt.uid, sampling, copy) for copy in range(sampling.n)]
@@ -123,14 +136,17 @@ class Session:
         result = self.model.language_model(inputs_embeds=embedded, use_cache=True, logits_to_keep=1, **arguments)
         return result.logits[:, -1]
 
-    def _make_room(self, prefill: DynamicCache, length: int, longest: int) -> None:
-        """A cache that a prompt of `length` tokens can enter, and in which its row can grow to `longest`."""
+    def _make_room(self, prefill: DynamicCache, length: int, longest: int, *, copies: int) -> None:
+        """A cache that `copies` rows of a prompt of `length` tokens can enter, and grow to `longest` in."""
         if self._cache is None:
-            self._cache = SlotCache(prefill, rows=self.rows, columns=longest + SLACK_COLUMNS)
-        elif self._cache.column < length or self._cache.columns < longest:
-            column = max(self._cache.column - self._cache.left, length)
-            columns = max(self._cache.columns, column + 1, longest + SLACK_COLUMNS)
-            self._cache.lay(column=column, columns=columns)
+            self._cache = SlotCache(prefill, rows=copies, columns=longest + SLACK_COLUMNS)
+            return
+        cache, needed = self._cache, self._cache.active + copies
+        rows = cache.rows if needed <= cache.rows else min(self.rows, max(needed, 2 * cache.rows))
+        if rows > cache.rows or cache.column < length or cache.columns < longest:
+            column = max(cache.column - cache.left, length)
+            columns = max(cache.columns, column + 1, longest + SLACK_COLUMNS)
+            cache.lay(column=column, columns=columns, rows=rows)
 
     def _draw(self, writings: Sequence[Writing], logits: Tensor) -> None:
         """One token for each of `writings`; those of equal sampling are drawn together."""

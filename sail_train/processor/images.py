@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sail_train.types import BadSample
 
@@ -68,8 +68,10 @@ def _open(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadSample("image_too_large", str(error)) from error
+    except UnidentifiedImageError as error:  # its text names an object of ours
+        raise BadSample("image_unreadable", f"none of {', '.join(FORMATS)}") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadSample("image_unreadable", f"neither of {', '.join(FORMATS)}: {error}") from error
+        raise BadSample("image_unreadable", f"none of {', '.join(FORMATS)}: {error}") from error
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadSample("image_too_large", f"{width}x{height}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side")

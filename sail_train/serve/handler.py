@@ -66,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(self._get)
 
+    do_HEAD = do_GET
+    """What GET answers, without its body."""
+
     def do_POST(self) -> None:
         self._answer(self._post)
 
@@ -226,7 +229,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, data: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self._head(status, kind, {"Content-Length": str(len(data)), **(headers or {})})
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def _head(self, status: int, kind: str, headers: dict[str, str]) -> None:
         self._status = status

@@ -16,6 +16,8 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import torch
+
 from sail_train import dist
 from sail_train.generate.generator import Generator
 from sail_train.model.build import load_model
@@ -199,12 +201,17 @@ class Exchange:
         return index, piece, reason
 
 
+def chosen_dtype(dtype: str, device: torch.device) -> str:
+    """What "auto" means on a device: bfloat16 on a GPU, where 4 bytes a weight would be wasted, else float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def load(folder: Path, *, dtype: str, max_batch: int, queue: int, limits: Limits) -> Service:
     """The model of a folder, on the GPU if there is one, in `dtype` ("auto": bfloat16 there, else float32)."""
     device = dist.device()
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
-    model: Any = load_model(folder, dtype=dtype)
+    model: Any = load_model(folder, dtype=chosen_dtype(dtype, device))
     processor = load_processor(folder)
     generator = Generator(
         model.to(device),

@@ -17,10 +17,12 @@ from queue import SimpleQueue
 import torch
 
 from sail_train.generate.generator import Generator
-from sail_train.generate.session import Session, Writing
+from sail_train.generate.session import PromptTooLarge, Session, Writing
 from sail_train.types import Prompt, Sampling
 
 logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = "out of memory: ask with fewer or smaller images, or for fewer tokens"
 
 
 class Busy(Exception):
@@ -130,7 +132,11 @@ class Worker:
         return None
 
     def _admit(self, job: Job) -> None:
-        begun = self._session.admit(job.prompt, job.sampling)
+        try:
+            begun = self._session.admit(job.prompt, job.sampling)
+        except PromptTooLarge:  # the others go on
+            job.events.put(Event(error=OUT_OF_MEMORY))
+            return
         self._writing |= dict.fromkeys(begun, job)
         self._deliver(begun)
 
@@ -158,5 +164,5 @@ class Worker:
 def _reason(error: Exception) -> str:
     """What a stranger is told: no text of ours, which could hold paths."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory: ask with fewer or smaller images, or for fewer tokens"
+        return OUT_OF_MEMORY
     return f"the model failed ({type(error).__name__})"

@@ -113,6 +113,11 @@ def test_several_images_and_a_video_stand_before_the_question(
     assert asked[0].images == (image.read_bytes(),) * 2 and len(asked[0].videos) == 1
 
 
+def test_a_conversation_that_fills_the_context_is_told_so(trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"the conversation has \d+ tokens, the model's context \d+: ask less"):
+        chat.run([str(trained), "What colour is it? " * 20_000])
+
+
 def clip() -> bytes:
     """Four red frames in half a second."""
     file = io.BytesIO()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sail_train.generate.generator import Generator
-from sail_train.generate.session import Session
+from sail_train.generate.session import PromptTooLarge, Session
 from sail_train.types import Sampling
 
 STOP, PAD, IMAGE = 1, 0, 3
@@ -100,3 +100,39 @@ def test_nothing_is_kept_for_gradients(model, make_prompts):
         session.step()
     assert not model.training
     assert all(not layer.keys.requires_grad for layer in (session._cache.slot_layers if session._cache else []))
+
+
+def test_one_long_request_reserves_one_row_and_more_come_as_they_are_needed(model, make_prompts):
+    """With hundreds of possible rows a cache of all of them, as long as the longest, would not fit a device."""
+    prompts, wanted = make_prompts(4), samplings()
+    alone = [generator(model).generate([p], s)[0] for p, s in zip(prompts, wanted, strict=False)]
+    session, begun, rows = Session(generator(model, max_batch=256)), [], []
+    for prompt, sampling in zip(prompts, wanted, strict=False):
+        begun.append(session.admit(prompt, sampling))
+        rows.append(session._cache.rows)
+        session.step()
+    assert rows[0] == 1 and rows == sorted(rows) and rows[-1] <= 2 * sum(s.n for s in wanted[:4])
+    while session.live:
+        session.step()
+    for writings, expected in zip(begun, alone, strict=True):
+        assert [tuple(w.token_ids) for w in writings] == [c.token_ids for c in expected]
+
+
+def test_a_prompt_without_memory_leaves_the_others_as_they_are(model, make_prompts, monkeypatch):
+    prompts, sampling = make_prompts(2), Sampling(max_new_tokens=25, temperature=1.0, seed=4)
+    alone = generator(model).generate([prompts[0]], sampling)[0][0]
+    session = Session(generator(model))
+    (writing,) = session.admit(prompts[0], sampling)
+    session.step()
+    forward = session._forward
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(session, "_forward", full)
+    with pytest.raises(PromptTooLarge, match=f"no memory for a prompt of {len(prompts[1].input_ids)} tokens"):
+        session.admit(prompts[1], sampling)
+    monkeypatch.setattr(session, "_forward", forward)
+    while session.live:
+        session.step()
+    assert tuple(writing.token_ids) == alone.token_ids

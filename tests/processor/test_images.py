@@ -60,7 +60,7 @@ def test_what_is_no_image_of_the_three_formats_is_a_bad_sample(data: bytes) -> N
 
 def test_other_formats_are_refused(encoded_image: Callable[..., bytes]) -> None:
     for fmt in ("GIF", "BMP", "TIFF"):
-        with pytest.raises(BadSample, match="image_unreadable: neither of JPEG, PNG, WEBP"):
+        with pytest.raises(BadSample, match="image_unreadable: none of JPEG, PNG, WEBP"):
             image_size(encoded_image(fmt=fmt))
 
 

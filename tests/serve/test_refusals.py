@@ -182,6 +182,13 @@ def test_paths_and_methods(served: Served) -> None:
     assert served.client.options("/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_head_request_gets_the_head_of_the_answer(served: Served) -> None:
+    for path in ("/", "/health"):
+        head, whole = served.client.head(path), served.client.get(path)
+        assert head.status_code == 200 and head.content == b""
+        assert head.headers["Content-Length"] == str(len(whole.content))
+
+
 def test_the_model_and_its_limits_are_listed(served: Served) -> None:
     listed = served.client.get("/v1/models").json()
     assert listed["object"] == "list"
