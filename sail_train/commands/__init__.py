@@ -22,6 +22,7 @@ COMMANDS = {
     "data score": ("sail_train.data.tools.score:run", "let a judge score how rich and how well aligned samples are"),
     "data filter": ("sail_train.data.tools.filter:run", "keep the samples for which conditions on their index hold"),
     "data dedupe": ("sail_train.data.tools.dedupe:run", "find samples that are there twice, or in evaluation sets"),
+    "data balance": ("sail_train.data.tools.balance:run", "say how often sources and samples should be seen"),
     "data inspect": ("sail_train.data.tools.inspect:run", "show samples of shards and what the model would see"),
 }
 """Name (one or two words) -> "module:function", and what it does."""
