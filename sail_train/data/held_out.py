@@ -1,4 +1,4 @@
-"""Reading held-out sources once, whole and in the order of their shards: for evaluation."""
+"""Reading held-out sources once, in the order of their shards, whole or what their `filter` leaves: for evaluation."""
 
 from __future__ import annotations
 
@@ -37,15 +37,18 @@ def _conversations(name: str, source: SourceConfig) -> Iterator[Conversation]:
     read, bad = 0, 0
     for path in paths:
         file = ShardFile(path, source=name)
-        index = file.index()
+        index = file.index(conditions=source.filter)
         for place in range(len(index)):
+            # weights are for training: whatever is not left out altogether is measured once
+            if index.shows is not None and not index.shows[place]:
+                continue
             read += 1
             try:
                 conversation = parse(file.sample(index, place))
                 check_headers(conversation)
             except BadSample as error:
                 bad += 1
-                log.warning("held-out source %s: %s, sample %d: %s", name, path, place, error)
+                log.warning("held-out source %s: %s, sample %d: %s", name, file.name, place, error)
                 continue
             yield conversation
         file.close()

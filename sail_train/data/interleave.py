@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
+from sail_train import dist
+from sail_train.data import remote
 from sail_train.data.config import DataConfig
-from sail_train.data.mix import Mix
+from sail_train.data.listing import ShardList, expand, matches, names_hash
+from sail_train.data.mix import Mix, Mixture
 from sail_train.data.quarantine import Budget, Ledger
-from sail_train.data.shards import SourceReader, expand
+from sail_train.data.shards import SourceReader
 from sail_train.data.shuffle import Shuffle
 from sail_train.types import Conversation, Message, Part
 
@@ -26,12 +33,19 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", covariant=True)
 
+log = logging.getLogger(__name__)
+
 SETTINGS = "settings"
 """Key of a position beside the streams' numbers."""
+MIX, SOURCES = "mix.", "sources."
+"""Beginnings of the settings of a source that may change when asked, and of those that may not."""
 
 
 class LogicalStream(Protocol[Item]):
-    """Endless items whose order does not depend on ranks."""
+    """Items whose order does not depend on ranks, until its sources are exhausted."""
+
+    @property
+    def ledger(self) -> Ledger: ...
 
     def __next__(self) -> Item: ...
 
@@ -41,22 +55,33 @@ class LogicalStream(Protocol[Item]):
 
 
 class Interleave(Iterator[tuple[int, Item]], Generic[Item]):
-    """(number in the run, item) of one rank, for ever."""
+    """(number in the run, item) of some of the run's streams, in the order of those numbers, until one of the
+    streams has no more."""
 
     def __init__(
-        self, streams: Mapping[int, LogicalStream[Item]], settings: Mapping[str, Any], *, rank: int, world: int
+        self,
+        streams: Mapping[int, LogicalStream[Item]],
+        settings: Mapping[str, Any],
+        *,
+        num_streams: int,
+        allow_mix_change: bool = False,
     ) -> None:
+        """`streams` by number, of `num_streams` in the whole run: those of a rank, or of one of its workers."""
         self._streams = streams
         self._settings = dict(settings)
-        self._rank = rank
-        self._world = world
-        self._num_streams = len(streams) * world
+        self._num_streams = num_streams
+        self._allow_mix_change = allow_mix_change
+        self.changes: list[str] = []
+        """What a resumed run does otherwise than before, as it was asked to (`data.allow_mix_change`)."""
+        self._order = sorted(streams)
         self._taken = dict.fromkeys(streams, 0)
         self._states = {number: stream.state() for number, stream in streams.items()}
 
     def __next__(self) -> tuple[int, Item]:
-        index = self._rank + self._world * sum(self._taken.values())
-        number = index % self._num_streams
+        # whatever share of the streams this is, its n-th item is from the n-th of them, over and over
+        number = self._order[sum(self._taken.values()) % len(self._order)]
+        index = self._taken[number] * self._num_streams + number
+        self._streams[number].ledger.row = index
         item = next(self._streams[number])
         self._taken[number] += 1
         self._states[number] = self._streams[number].state()
@@ -80,28 +105,52 @@ class Interleave(Iterator[tuple[int, Item]], Generic[Item]):
         Raises:
             ValueError: a stream of this rank is missing, or the settings that fix the order have changed.
         """
-        self._check_settings(positions.get(SETTINGS, {}))
-        missing = [number for number in self._streams if str(number) not in positions]
-        if missing:
-            raise ValueError(f"no position for streams {missing}; give the positions of all ranks together")
+        self.check(positions)
         for number, stream in self._streams.items():
             state = positions[str(number)]
             stream.load_state(state)
             self._taken[number] = state["taken"]
             self._states[number] = stream.state()
 
+    def check(self, positions: Mapping[str, Any]) -> None:
+        """ValueError where `load_state` would refuse the positions."""
+        self._check_settings(positions.get(SETTINGS, {}))
+        missing = [number for number in self._streams if str(number) not in positions]
+        if missing:
+            raise ValueError(f"no position for streams {missing}; give the positions of all ranks together")
+
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
-        changed = [
-            f"{name} was {saved.get(name)!r} and is {self._settings.get(name)!r}"
+        changed = {
+            name: f"{name} was {saved.get(name)!r} and is {self._settings.get(name)!r}"
             for name in sorted({*saved, *self._settings})
             if saved.get(name) != self._settings.get(name)
-        ]
-        if changed:
+        }
+        asked = {name for name in changed if self._allow_mix_change and _is_mix_change(name, saved, self._settings)}
+        refused = [text for name, text in changed.items() if name not in asked]
+        if refused:
             raise ValueError(
                 "the order of the samples cannot be continued: "
-                + "; ".join(changed)
+                + "; ".join(refused)
                 + "; restore these, or begin a new run from the model"
+                + _remedy(changed)
             )
+        self.changes = [changed[name] for name in sorted(asked)]
+        for change in self.changes:
+            log.warning("the mixture goes on changed: %s", change)
+
+
+def _is_mix_change(name: str, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Of the mixture, or a source that is new: its reader begins at its beginning."""
+    return name.startswith(MIX) or (name.startswith(SOURCES) and name not in saved and name in settings)
+
+
+def _remedy(changed: Mapping[str, str]) -> str:
+    if not any(name.startswith(MIX) for name in changed):
+        return ""
+    return (
+        "; weights, limits, steps and further sources may change with data.allow_mix_change=true (a source that is "
+        "to end gets a stop_step)"
+    )
 
 
 def check_ranks(config: DataConfig, *, rank: int, world: int, rows: bool) -> None:
@@ -120,25 +169,103 @@ def check_ranks(config: DataConfig, *, rank: int, world: int, rows: bool) -> Non
         )
 
 
-def shard_lists(config: DataConfig) -> dict[str, list[str]]:
-    """The shards of every source that has a weight; ValueError if there is none."""
-    shards = {name: expand(name, source.patterns) for name, source in config.sources.items() if source.weight > 0}
+def shard_lists(config: DataConfig) -> dict[str, ShardList]:
+    """The shards of every source that has a weight; ValueError if there is none.
+
+    In a run of several ranks rank 0 lists the folders for all.
+    """
+    shards = {
+        name: expand(name, source.patterns, list_folder=_listed_once)
+        for name, source in config.sources.items()
+        if source.weight > 0
+    }
     if not shards:
         names = ", ".join(config.sources) or "none are given"
         raise ValueError(f"data.sources: no source has a weight above 0 (sources: {names})")
     return shards
 
 
+def _listed_once(source: str, pattern: str) -> list[str]:
+    """`matches`, by rank 0 where this process is one of a group (a worker of a rank is not)."""
+    if dist.world_size() == 1 or "torch" not in sys.modules:
+        return matches(source, pattern)
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return matches(source, pattern)
+    names, failure = None, None
+    if dist.is_main():
+        try:
+            names = matches(source, pattern)
+        except (ValueError, OSError) as error:  # told on every rank, or the others would wait
+            failure = str(error)
+    names, failure = dist.broadcast_json([names, failure])
+    if failure is not None:
+        raise ValueError(failure)
+    return names
+
+
+def mixture(config: DataConfig, shards: Mapping[str, ShardList]) -> Mixture:
+    """What was asked for: weights, with the sources' sizes under `data.temperature`; steps and budgets.
+
+    Raises:
+        ValueError: a size that nothing tells, or a gap between the steps of the sources.
+    """
+    weights = {name: config.sources[name].weight for name in shards}
+    if config.temperature is not None:
+        sizes = {name: config.sources[name].size or dataset_size(name, shards[name]) for name in shards}
+        weights = {name: weight * sizes[name] ** (1 / config.temperature) for name, weight in weights.items()}
+    return Mixture.of(config, weights)
+
+
+def dataset_size(source: str, shards: ShardList) -> int:
+    """Samples of a source, as the dataset.json beside its shards says; ValueError if none does."""
+    folders = Counter(os.path.dirname(path) for path in shards)
+    total = 0
+    for folder, count in folders.items():
+        path = os.path.join(folder, "dataset.json")
+        try:
+            with open(path, encoding="utf-8") as file:
+                described = json.load(file)
+            samples, listed = int(described["samples"]), int(described["shards"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"source {source!r}: data.temperature needs its size, and {remote.shown(path)} does not tell it "
+                f"({type(error).__name__}); run `sail-train data index`, or give data.sources.{source}.size"
+            ) from None
+        if listed != count:
+            raise ValueError(
+                f"source {source!r}: {path} is of {listed} shards, and {count} are named; give "
+                f"data.sources.{source}.size"
+            )
+        total += samples
+    return total
+
+
 def candidates(
-    config: DataConfig, shards: Mapping[str, Sequence[str]], *, seed: int, stream: int, ledger: Ledger
+    config: DataConfig,
+    shards: Mapping[str, ShardList],
+    *,
+    seed: int,
+    stream: int,
+    ledger: Ledger,
+    asked: Mixture | None = None,
 ) -> Shuffle:
-    """shards -> mix -> shuffle of one stream."""
+    """shards -> mix -> shuffle of one stream. `asked` saves working out the mixture for each of many streams."""
     readers = {
-        name: SourceReader(name, paths, seed=seed, stream=stream, num_streams=config.num_streams, ledger=ledger)
+        name: SourceReader(
+            name,
+            paths,
+            seed=seed,
+            stream=stream,
+            num_streams=config.num_streams,
+            ledger=ledger,
+            source=config.sources[name],
+            index_dir=config.index_dir,
+        )
         for name, paths in shards.items()
     }
-    weights = {name: config.sources[name].weight for name in shards}
-    mix = Mix(readers, weights, seed=seed, stream=stream)
+    mix = Mix(readers, asked or mixture(config, shards), seed=seed, stream=stream, ledger=ledger)
     return Shuffle(mix, config.shuffle_buffer, seed=seed, stream=stream)
 
 
@@ -147,7 +274,7 @@ def budget_of(config: DataConfig) -> Budget:
 
 
 def order_settings(
-    config: DataConfig, shards: Mapping[str, Sequence[str]], processor: SailVLProcessor, *, seed: int
+    config: DataConfig, shards: Mapping[str, ShardList], processor: SailVLProcessor, *, seed: int
 ) -> dict[str, Any]:
     """JSON: all that the order of the run is a function of."""
     settings: dict[str, Any] = {
@@ -161,17 +288,16 @@ def order_settings(
     }
     for name, paths in sorted(shards.items()):
         source = config.sources[name]
-        settings[f"sources.{name}"] = (
-            f"{len(paths)} shards {_files_hash(paths)}, weight={source.weight:g}, format={source.format}, "
-            f"think_flag={source.think_flag:g}, max_tiles={source.max_tiles}, fps={source.fps}"
+        settings[f"{SOURCES}{name}"] = (
+            f"{len(paths)} shards {names_hash(paths)}, format={source.format}, think_flag={source.think_flag:g}, "
+            f"max_tiles={source.max_tiles}, fps={source.fps}, filter={source.filter}"
         )
+        settings[f"{MIX}{name}"] = (
+            f"weight={source.weight:g}, size={source.size}, epochs={source.epochs}, max_tokens={source.max_tokens}, "
+            f"steps {source.start_step} to {source.stop_step}"
+        )
+    settings[f"{MIX}temperature"] = config.temperature
     return settings
-
-
-def _files_hash(paths: Sequence[str]) -> str:
-    """Of the files' names and sizes: the same data in another folder is the same."""
-    described = "\n".join(f"{os.path.basename(path)} {os.path.getsize(path)}" for path in paths)
-    return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
 
 
 def _processor_hash(processor: SailVLProcessor) -> str:

@@ -19,6 +19,7 @@ from typing import Any, overload
 import braceexpand
 
 from sail_train.data import remote
+from sail_train.data.shard_file import ShardFile
 
 LOOKED_AT = 16
 """Local shards of a source that are looked for at the start; of no more than these, all are."""
@@ -130,7 +131,10 @@ def expand(source: str, patterns: Sequence[str], *, list_folder: ListFolder | No
 
 def matches(source: str, pattern: str) -> list[str]:
     """Names that a glob stands for: one listing of its folders."""
-    found = remote.matches(source, pattern) if remote.is_remote(pattern) else _local_matches(pattern)
+    if remote.is_remote(pattern):
+        found = ShardFile(pattern, source=source).retry(lambda: remote.matches(source, pattern), "the listing")
+    else:
+        found = _local_matches(pattern)
     if not found:
         raise ValueError(f"source {source!r}: the pattern {pattern!r} matches no file")
     return sorted(found)
@@ -150,7 +154,10 @@ def describe(shards: ShardList) -> dict[str, Any]:
     are null then.
     """
     looked = shards.spread(NAMES_IN_HASH)
-    sizes = [None if remote.is_remote(path) else os.path.getsize(path) for path in looked]
+    try:
+        sizes = [None if remote.is_remote(path) else os.path.getsize(path) for path in looked]
+    except OSError as error:
+        raise ValueError(f"shard {error.filename!r} cannot be looked at: {error.strerror}") from None
     lines = [
         os.path.basename(remote.shown(path)) + ("" if size is None else f" {size}")
         for path, size in zip(looked, sizes, strict=True)

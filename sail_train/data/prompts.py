@@ -10,7 +10,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sail_train.data.config import DataConfig
-from sail_train.data.interleave import Interleave, budget_of, candidates, check_ranks, order_settings, shard_lists
+from sail_train.data.interleave import (
+    Interleave,
+    budget_of,
+    candidates,
+    check_ranks,
+    mixture,
+    order_settings,
+    shard_lists,
+)
 from sail_train.data.measure import check_capacity, parsers
 from sail_train.data.quarantine import Ledger
 from sail_train.data.shards import Candidate
@@ -78,8 +86,18 @@ class LogicalPrompts:
         self._candidates.load_state(state)
 
 
+def _check_budgets(config: DataConfig) -> None:
+    """ValueError for a budget of tokens: nothing counts those of prompts."""
+    for name, source in config.sources.items():
+        if source.weight > 0 and source.max_tokens is not None:
+            raise ValueError(
+                f"data.sources.{name}.max_tokens={source.max_tokens} counts tokens of packed samples, and prompts are "
+                "not packed; use epochs"
+            )
+
+
 class PromptStream(Iterator[tuple[Conversation, dict[str, Any]]]):
-    """One rank's (conversation, positions after it), for ever.
+    """One rank's (conversation, positions after it), until a stream's sources are exhausted.
 
     Raises:
         ValueError: sources that name no data, or ranks that cannot share the streams equally.
@@ -91,16 +109,20 @@ class PromptStream(Iterator[tuple[Conversation, dict[str, Any]]]):
     ) -> None:
         check_ranks(config, rank=rank, world=world, rows=False)
         shards = shard_lists(config)
+        _check_budgets(config)
+        asked = mixture(config, shards)
         budget, check = budget_of(config), PromptCheck(config, processor)
         self._num_streams = config.num_streams
         self._streams: dict[int, LogicalPrompts] = {}
         for number in range(rank, config.num_streams, world):
             ledger = budget.ledger()
-            waiting = candidates(config, shards, seed=seed, stream=number, ledger=ledger)
+            waiting = candidates(config, shards, seed=seed, stream=number, ledger=ledger, asked=asked)
             self._streams[number] = LogicalPrompts(waiting, check, ledger)
         self.settings = order_settings(config, shards, processor, seed=seed)
         """JSON: what the order of the prompts is a function of; a fingerprint of the data."""
-        self._prompts = Interleave(self._streams, self.settings, rank=rank, world=world)
+        self._prompts = Interleave(
+            self._streams, self.settings, num_streams=config.num_streams, allow_mix_change=config.allow_mix_change
+        )
         self.positions = self._prompts.positions()
         """JSON: where the streams stand after the last prompt that was given out."""
         self._records: list[dict[str, Any]] = []

@@ -176,9 +176,9 @@ def _system(scheme: str) -> Any:
     """fsspec's client of a scheme."""
     import fsspec
 
-    # both log addresses with their signatures
-    logging.getLogger("fsspec.http").setLevel(logging.WARNING)
-    logging.getLogger("s3fs").setLevel(logging.WARNING)
+    # where a run logs in detail, these would write down addresses with their signatures
+    for name in ("fsspec", "s3fs", "botocore", "aiobotocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         if scheme != "s3":
             return fsspec.filesystem(scheme, get_client=_client, skip_instance_cache=True)
@@ -227,7 +227,9 @@ async def _client(**options: Any) -> Any:
 def _os_error(error: BaseException, url: str) -> Exception:
     """What went wrong as an OSError, whose number says whether to ask again, and without addresses in its text."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ is not None else error
-    status = vars(cause).get("status")
+    answer = vars(cause).get("response")  # botocore's
+    metadata = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+    status = vars(cause).get("status") or metadata.get("HTTPStatusCode")
     if isinstance(status, int):
         number = _ANSWERS.get(status, errno.EIO)
         return OSError(number, f"the server answers {status}", shown(url))

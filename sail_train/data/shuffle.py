@@ -1,6 +1,7 @@
 """Shuffling: the next sample is drawn from a bounded buffer of undecoded ones, and the newest takes its place.
 
-State: the draw counter and where the buffer's samples are in their shards, in the buffer's order.
+When the mixture ends, the buffer is drawn empty. State: the draw counter and where the buffer's samples are in their
+shards, in the buffer's order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sail_train.data.shards import Candidate
 
 
 class Shuffle(Iterator[Candidate]):
-    """Endless; `size` 1 keeps the order."""
+    """As long as the mixture, in another order; `size` 1 keeps the order."""
 
     def __init__(self, mix: Mix, size: int, *, seed: int, stream: int) -> None:
         self._mix = mix
@@ -24,15 +25,15 @@ class Shuffle(Iterator[Candidate]):
         self._waiting: list[Candidate] = []
 
     def __next__(self) -> Candidate:
-        while len(self._waiting) < self._size:
-            self._waiting.append(next(self._mix))
-        place = int(uniform(*self._key, self._drawn) * self._size)
-        self._drawn += 1
-        chosen = self._waiting[place]
-        # the hole is filled at the next call, so that nothing is read ahead of need
-        self._waiting[place] = self._waiting[-1]
-        self._waiting.pop()
-        return chosen
+        while True:
+            self._fill()
+            if not self._waiting:
+                raise StopIteration
+            chosen = self._draw()
+            if not self._mix.spent(chosen.raw.source):
+                return chosen
+            # it waited while its source used up its tokens
+            self._mix.left_out(chosen.raw.source)
 
     def reread(self, place: list[Any]) -> Candidate:
         """The sample that `Candidate.place` describes."""
@@ -46,3 +47,19 @@ class Shuffle(Iterator[Candidate]):
         self._mix.load_state(state)
         self._drawn = state["shuffled"]
         self._waiting = [self._mix.reread(place) for place in state["shuffle"]]
+
+    def _fill(self) -> None:
+        while len(self._waiting) < self._size:
+            try:
+                self._waiting.append(next(self._mix))
+            except StopIteration:
+                return
+
+    def _draw(self) -> Candidate:
+        place = int(uniform(*self._key, self._drawn) * len(self._waiting))
+        self._drawn += 1
+        chosen = self._waiting[place]
+        # the hole is filled at the next call, so that nothing is read ahead of need
+        self._waiting[place] = self._waiting[-1]
+        self._waiting.pop()
+        return chosen

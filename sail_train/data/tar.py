@@ -164,7 +164,8 @@ def read_sample(block: bytes, *, check: bool = False) -> tuple[str, dict[str, by
     Args:
         check: refuse what `index` would have refused: the span comes from a file that a stranger may have written.
     """
-    key, files = "", {}
+    key = ""
+    files: dict[str, bytes] = {}
     for member in members(lambda offset, length: block[offset : offset + length], 0, len(block)):
         if member.kind == _DIRECTORY:
             continue

@@ -99,7 +99,7 @@ def parents(config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 def data(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Of each source: number of shards, bytes, and a hash of names and sizes (see `describe`). Held-out sources are named as such."""
+    """Of each source: number of shards, bytes, and a hash of names and sizes. Held-out sources are named as such."""
     used = {f"data.sources.{name}": source.shards for name, source in config.data.sources.items() if source.weight > 0}
     used |= {f"valid.{name}": source.shards for name, source in config.valid.items()}
     used |= {f"eval.suites.{name}": config.eval.suites[name].shards for name in config.eval.modes}

@@ -6,7 +6,6 @@ Data that has moved or is large is not searched for long: a picture less is bett
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from sail_train.data.shards import ShardFile, expand
@@ -38,7 +37,7 @@ def find_images(config: dict[str, Any], source: str, key: str) -> list[bytes]:
 def _in_shard(path: str, source: str, key: str) -> list[bytes]:
     file = ShardFile(path, source=source)
     found: dict[str, bytes] = {}
-    for member in members(file.read, 0, os.path.getsize(path)):
+    for member in members(file.read, 0, file.size()):
         name, extension = split_name(member.name)
         if name == key and extension.rpartition(".")[2] in IMAGES and check_member(member, extension) is None:
             found[extension] = file.read(member.data, member.size)
