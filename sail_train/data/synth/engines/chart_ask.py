@@ -44,6 +44,8 @@ def _at(chart: Chart, request: Request, place: int) -> str:
 def _reading(chart: Chart, request: Request, row: int, places: list[int]) -> str:
     """The step that reads values off."""
     colon = request.say(": ", "：")
+    if chart.kind == "scatter":
+        return ", ".join(f"({chart.categories[i]}, {chart.values[row][i]})" for i in places)
     read = ", ".join(f"{chart.categories[i]} {chart.values[row][i]}" for i in places)
     return f"{_of(chart, request, row)}{colon}{read}" if not chart.is_single else read
 
@@ -157,16 +159,18 @@ def count_above(rng: np.random.Generator, chart: Chart, request: Request) -> Ask
     if bound in values:
         return None
     of = _of(chart, request, row)
+    things = ("points", "点") if chart.kind == "scatter" else ("categories", "类别")
     listed = ", ".join(chart.categories[place] for place in above) or request.say("none", "无")
     return Asked(
         task="count_above",
         question=request.say(
-            f"For how many categories is {of} greater than {bound}?", f"图中有多少个类别的{of}大于{bound}？"
+            f"For how many {things[0]} is {of} greater than {bound}?", f"图中有多少个{things[1]}的{of}大于{bound}？"
         ),
         answer=str(len(above)),
         steps=[
             _reading(chart, request, row, _places(chart)),
             request.say(f"Greater than {bound}: {listed}.", f"大于{bound}的：{listed}。"),
+            request.say(f"That makes {len(above)}.", f"一共{len(above)}。"),
         ],
         given={"row": row, "bound": bound},
     )
@@ -262,6 +266,7 @@ def trend(rng: np.random.Generator, chart: Chart, request: Request) -> Asked | N
         steps=[
             _reading(chart, request, row, _places(chart)),
             request.say(f"Rises: {shown}.", f"上升：{shown}。"),
+            request.say(f"That makes {rises}.", f"一共{rises}。"),
         ],
         given={"row": row},
     )
