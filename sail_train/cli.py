@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def usage(group: str | None = None) -> str:
     """What --help prints: all commands, or those of a group such as `data`."""
     shown = {name: text for name, (_, text) in COMMANDS.items() if group in (None, name.split()[0])}
-    lines = [f"  {name:<14}{text}" for name, text in shown.items()]
+    lines = [f"  {name:<18}{text}" for name, text in shown.items()]
     title = "sail-train COMMAND ..." if group is None else f"sail-train {group} COMMAND ..."
     body = "\n".join(lines)
     return f"usage: {title}\n\n{body}\n\neach with --help\n\n{EXAMPLES}"

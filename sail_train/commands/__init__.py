@@ -18,11 +18,13 @@ COMMANDS = {
     "data synth": ("sail_train.data.synth.run:run", "make shards of real scanned digits, charts, shapes and text"),
     "data import": ("sail_train.data.tools.importing:run", "make shards of your own JSON and images"),
     "data trace": ("sail_train.commands.trace:run", "list the samples of each step of a stage"),
+    "data index": ("sail_train.data.tools.indexing:run", "write where each sample of shards is, and its checksum"),
     "data check": ("sail_train.data.tools.check:run", "read every sample of shards and say what is wrong"),
     "data score": ("sail_train.data.tools.score:run", "let a judge score how rich and how well aligned samples are"),
     "data filter": ("sail_train.data.tools.filter:run", "keep the samples for which conditions on their index hold"),
     "data dedupe": ("sail_train.data.tools.dedupe:run", "find samples that are there twice, or in evaluation sets"),
     "data balance": ("sail_train.data.tools.balance:run", "say how often sources and samples should be seen"),
+    "data scores-from": ("sail_train.data.tools.scores_from:run", "write pass rates of the sample loop to the index"),
     "data inspect": ("sail_train.data.tools.inspect:run", "show samples of shards and what the model would see"),
 }
 """Name (one or two words) -> "module:function", and what it does."""

@@ -154,9 +154,10 @@ def _groups(rollouts: Sequence[Rollout]) -> list[Group]:
     return list(groups.values())
 
 
-def _pass_rate(group: Group) -> float:
+def _pass_rate(group: Group) -> float | None:
+    """Of the answers that were graded; None if no reward worked, which is no prompt that never passes."""
     graded = [rollout.reward.correct for rollout in group if rollout.shaped is not None]
-    return sum(graded) / len(graded) if graded else 0.0
+    return sum(graded) / len(graded) if graded else None
 
 
 def _choose(group: Group, sample: SampleConfig, seen: set[str]) -> Iterator[tuple[Rollout, float]]:
@@ -165,7 +166,7 @@ def _choose(group: Group, sample: SampleConfig, seen: set[str]) -> Iterator[tupl
     `seen` is the prompt's logical stream's: it meets the prompt again in its next epoch, and no other stream does.
     """
     rate = _pass_rate(group)
-    if not (sample.min_pass_rate < rate <= sample.max_pass_rate):
+    if rate is None or not (sample.min_pass_rate < rate <= sample.max_pass_rate):
         return
     good = [r for r in group if r.reward.correct and r.reward.parts["format"].value >= 1]
     taken = 0

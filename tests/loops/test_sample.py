@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from loops_tiny import SAMPLE, comparable, events, in_a_box, lines, shard_bytes,
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
+from sail_train.data.index import ensure_index
+from sail_train.data.tools import filter, scores_from
 from sail_train.data.writer import files_of
 from sail_train.loops import sample
 from sail_train.loops.config import RunConfig
@@ -86,6 +90,36 @@ def test_every_stream_writes_its_own_shards(sampled: Path) -> None:
     names = list(shard_bytes(sampled / "shards"))
     assert {name.partition("-")[0] for name in names} == {f"stream{number:05d}" for number in range(4)}
     assert not (sampled / "shards.partial").exists()
+
+
+def test_pass_rates_land_in_the_index_of_the_shards_that_were_sampled_and_filter_like_any_column(
+    data: Path, sampled: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "boxed", tmp_path / "boxed")
+    pattern = f"{tmp_path}/boxed/*.tar"
+    assert scores_from.run([f"{sampled}/samples.jsonl", pattern]) == 0
+    asked: dict[str, list[float]] = {}
+    for record in lines(sampled, "samples"):
+        asked.setdefault(record["key"], []).append(record["pass_rate"])
+    expected = {key: sum(rates) / len(rates) for key, rates in asked.items()}
+    found: dict[str, float] = {}
+    for shard in sorted((tmp_path / "boxed").glob("*.tar")):
+        table = ensure_index(str(shard))
+        pairs = zip(table.column("key").to_pylist(), table.column("pass_rate").to_pylist(), strict=True)
+        found |= {key: rate for key, rate in pairs if rate is not None}
+    assert found == pytest.approx(expected) and len(found) > 20
+    where = ("--where", "pass_rate > 0", "--where", "pass_rate <= 0.75")
+    assert filter.run([pattern, *where, "--out", str(tmp_path / "hard")]) == 0
+    left = held_out({"hard": SourceConfig(shards=f"{tmp_path}/hard/*.tar")})
+    assert {conversation.key for conversation in left} == {key for key, rate in expected.items() if 0 < rate <= 0.75}
+
+
+def test_a_prompt_whose_rewards_all_failed_has_no_pass_rate() -> None:
+    failed = SimpleNamespace(shaped=None, reward=SimpleNamespace(correct=False))
+    right = SimpleNamespace(shaped=1.0, reward=SimpleNamespace(correct=True))
+    assert sample._pass_rate([failed, failed]) is None  # type: ignore[list-item]
+    assert sample._pass_rate([failed, right]) == 1  # type: ignore[list-item]
+    assert list(sample._choose([failed, failed], SampleConfig(), set())) == []  # type: ignore[list-item]
 
 
 def test_bounds_on_the_pass_rate_choose_prompts(data: Path, trained: Path, sampled: Path, tmp_path: Path) -> None:
