@@ -3,10 +3,13 @@
 A folder may come from a stranger: keys that make transformers fetch or run code (hub kernels through
 `attn_implementation`) are refused, as is a language model that is not transformers' own. `auto_map`, with which a
 folder brings its own code for those who lack ours, is never read.
+What callers of `from_pretrained` pass to any model is taken: transformers' own attentions by name (ours is
+`attention`, theirs changes nothing), `use_cache`, which is the language model's.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +18,8 @@ from transformers import AutoConfig, PretrainedConfig
 from sail_train.model.language import check_config, from_values
 
 _INERT_PRIVATE_KEYS = ("_name_or_path", "_commit_hash")
+_BUILT_IN = re.compile(r"(paged\|)?(eager|sdpa|flex_attention|flash_attention_\d|sail_packed\w*)")
+"""Attentions that are no kernel from a hub: transformers' and ours."""
 _CODE_KEYS = ("attn_implementation", "experts_implementation", "quantization_config", "custom_pipelines")
 
 
@@ -72,10 +77,36 @@ class SailVLConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs = without_auto_map(kwargs)
+        check_attention(kwargs.pop("attn_implementation", None))
         refuse_code(kwargs)
         self.vision_config = _vision_config(self.vision_config)
         self.text_config = _text_config(self.text_config)
         super().__post_init__(**kwargs)
+
+    @property
+    def use_cache(self) -> bool:
+        """Whether the language model keeps keys and values, unless a call says otherwise."""
+        return bool(self.text_config.use_cache)
+
+    @use_cache.setter
+    def use_cache(self, value: bool) -> None:
+        self.text_config.use_cache = value
+
+
+def check_attention(value: Any) -> None:
+    """ValueError if an `attn_implementation`, one name or one for each part, is none of transformers' own."""
+    for name in value.values() if isinstance(value, Mapping) else [value]:
+        if name is None or (isinstance(name, str) and _BUILT_IN.fullmatch(name)):
+            continue
+        if "/" in str(name):
+            raise ValueError(
+                f"attn_implementation={name!r}: the key 'attn_implementation' can make transformers load code; "
+                "leave it out, config.attention says which kernel is taken"
+            )
+        raise ValueError(
+            f"attn_implementation={name!r} is none of transformers' (eager, sdpa, flex_attention, flash_attention_2); "
+            "leave it out, config.attention says which kernel is taken"
+        )
 
 
 def refuse_code(values: Mapping[str, Any], where: str = "config.json") -> None:

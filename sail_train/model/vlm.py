@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sail_train.model.adapter import Adapter
 from sail_train.model.attention import PACKED_ATTENTION, register
-from sail_train.model.hf_config import SailVLConfig
+from sail_train.model.hf_config import SailVLConfig, check_attention
 from sail_train.model.language import build_language, decoder_layers
 from sail_train.model.vision import Grids, build_encoder
 
@@ -34,6 +34,8 @@ class SailVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
 
     def __init__(self, config: SailVLConfig) -> None:
+        check_attention(config._attn_implementation)
+        config._attn_implementation = None  # a caller's; transformers would load a kernel for it
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         text._attn_implementation = PACKED_ATTENTION

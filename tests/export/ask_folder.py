@@ -69,7 +69,8 @@ def one(folder: Path, files: list[str], cache: Path) -> None:
     trust = {"trust_remote_code": True}
     assert type(AutoConfig.from_pretrained(folder, **trust)).__name__ == "SailVLConfig"
     classes = (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText)
-    models = [auto.from_pretrained(folder, **trust) for auto in classes]
+    asked = {"attn_implementation": "sdpa", "use_cache": True, "dtype": "auto"}  # as trainers and harnesses do
+    models = [auto.from_pretrained(folder, **trust, **asked) for auto in classes]
     assert len({type(model) for model in models}) == 1
     model, processor = models[0].eval(), AutoProcessor.from_pretrained(folder, **trust)
     assert type(model).__module__.startswith("transformers_modules.") and "sail_train" not in sys.modules

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from sail_train.model.build import load_model, save_model
@@ -64,6 +65,47 @@ def test_keys_that_make_transformers_load_code_are_refused(folder: Path, where: 
     AutoConfig.register("sail_vl", SailVLConfig, exist_ok=True)
     with pytest.raises(ValueError, match=f"the key '{key}' can make transformers load code"):
         AutoConfig.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"attn_implementation": "sdpa"},
+        {"attn_implementation": "eager"},
+        {"attn_implementation": "flash_attention_2"},
+        {"attn_implementation": {"": "sdpa", "text_config": "eager"}},
+        {"use_cache": True, "dtype": "auto"},
+        {"torch_dtype": torch.bfloat16, "device_map": "cpu"},
+    ],
+    ids=str,
+)
+def test_what_callers_of_from_pretrained_pass_to_any_model_is_taken(folder: Path, asked: dict[str, Any]) -> None:
+    if "device_map" in asked:
+        pytest.importorskip("accelerate")
+    expected = load_model(folder, dtype="bfloat16" if "torch_dtype" in asked else "float32")
+    found = SailVLForConditionalGeneration.from_pretrained(folder, **asked)
+    ids = torch.arange(7)[None]
+    assert torch.equal(found(input_ids=ids).logits, expected(input_ids=ids).logits)
+    with_config = {name: value for name, value in asked.items() if name != "use_cache"}
+    SailVLForConditionalGeneration.from_pretrained(folder, config=expected.config, **with_config)
+
+
+def test_a_caller_turns_the_cache_of_the_language_model_off(folder: Path) -> None:
+    off = SailVLForConditionalGeneration.from_pretrained(folder, use_cache=False)
+    assert off.config.text_config.use_cache is off.config.use_cache is False
+    assert off(input_ids=torch.arange(3)[None]).past_key_values is None
+    off.config.use_cache = True
+    assert off(input_ids=torch.arange(3)[None]).past_key_values is not None
+
+
+@pytest.mark.parametrize("name", ["evil/kernel", "paged|evil/kernel", "evil/kernel@main:run"])
+def test_a_kernel_from_a_hub_is_refused_however_it_is_asked_for(folder: Path, name: str) -> None:
+    config = load_model(folder).config
+    for options in ({}, {"config": config}):
+        with pytest.raises(ValueError, match="the key 'attn_implementation' can make transformers load code"):
+            SailVLForConditionalGeneration.from_pretrained(folder, attn_implementation=name, **options)
+        with pytest.raises(ValueError, match="attn_implementation='sdap' is none of transformers'"):
+            SailVLForConditionalGeneration.from_pretrained(folder, attn_implementation="sdap", **options)
 
 
 def test_our_own_configs_pass(folder: Path) -> None:
