@@ -15,7 +15,7 @@ COMMANDS = {
     "export": ("sail_train.commands.export:run", "write a model as a standalone Hugging Face folder"),
     "import": ("sail_train.commands.import_model:run", "make a model of a released SAIL-VL2 folder"),
     "report": ("sail_train.commands.report:run", "write the HTML report of a recipe's runs"),
-    "data synth": ("sail_train.data.synth.run:run", "make shards of real scanned digits, charts, shapes and text"),
+    "data synth": ("sail_train.data.synth.run:run", "make shards of scanned digits, or what a rule engine draws"),
     "data import": ("sail_train.data.tools.importing:run", "make shards of your own JSON and images"),
     "data trace": ("sail_train.commands.trace:run", "list the samples of each step of a stage"),
     "data index": ("sail_train.data.tools.indexing:run", "write where each sample of shards is, and its checksum"),
