@@ -116,7 +116,7 @@ class DataConfig:
     """Measured samples of one stream from which a row is filled; more fills rows better and mixes lengths less."""
     packing: str = "best_fit"
     """How a row is filled: "best_fit" (the longest that fits, again and again) or "subset" (the samples that fill it
-    best together: some half per cent more useful tokens for some 0.2 ms a row at a buffer of 256). Part of the order."""
+    best together: half a per cent more useful tokens at 8k, for half a millisecond a row). Part of the order."""
     max_wait: int | None = None
     """Rows after which a waiting sample goes before all younger ones, if it fits; null: it does when it is the oldest,
     after `pack_buffer` rows at the latest. Part of the order."""

@@ -51,7 +51,7 @@ class Fill(Generic[Item]):
         self._top_up()
         if not self.waiting:
             return ()
-        row = _Row(self._config)
+        row: _Row[Item] = _Row(self._config)
         self._move(0, row)
         self._add_overdue(row)
         if self._config.packing == "subset":

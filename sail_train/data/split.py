@@ -59,7 +59,9 @@ def _longest(
         encoded = encode(dataclasses.replace(conversation, messages=tuple(messages)))
         if encoded.num_tokens > capacity:
             if fitting is None:
-                raise BadSample("too_long", f"turn {first} alone has {encoded.num_tokens} tokens, seq_length={capacity}")
+                raise BadSample(
+                    "too_long", f"turn {first} alone has {encoded.num_tokens} tokens, seq_length={capacity}"
+                )
             return fitting, end - 1
         fitting = encoded
     assert fitting is not None

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -54,8 +55,8 @@ class Worker:
         for slot in range(start["slots"]):
             self._free.put(slot)
 
-    def listen(self) -> None:
-        """Takes what the trainer sends until it is gone, and ends the process then."""
+    def listen(self, end: Callable[[int], object] = os._exit) -> None:
+        """Takes what the trainer sends until it is gone, and ends the process then, whatever else it does."""
         try:
             while True:
                 message = json.loads(self._connection.recv_bytes())
@@ -65,7 +66,7 @@ class Worker:
                     self._wanted.put(message)
                     self._moved.set()
         except (EOFError, OSError):
-            os._exit(0)
+            end(0)
 
     def work(self) -> None:
         """Rows, for ever."""
