@@ -53,7 +53,10 @@ def test_globs_braces_paths_and_lists_name_shards_in_order(tmp_path: Path) -> No
         ("ROOT/missing.tar", r"source 'caption': shard '.*missing.tar' does not exist"),
         ("ROOT/{a,gone}.tar", r"shard '.*gone.tar' does not exist"),
         ("ROOT/{a,a}.tar", "named twice"),
-        ("ftp://bucket/a.tar", "'ftp://bucket/a.tar' is not a local path, .* file://, http://, https://, s3:// are read"),
+        (
+            "ftp://bucket/a.tar",
+            "'ftp://bucket/a.tar' is not a local path, .* file://, http://, https://, s3:// are read",
+        ),
         ("pipe:cat ROOT/a.tar", "not a local path"),
         ("simplecache::https://x/a.tar", "not a local path"),
         ("hf://datasets/x/a.tar", "not a local path"),

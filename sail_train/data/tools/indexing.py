@@ -1,0 +1,81 @@
+"""`sail-train data index`: an index beside each shard, so that a flipped bit is caught and nothing is scanned at start.
+
+shard -> read once: place and checksum of every sample -> x.index.parquet; then dataset.json of each folder, from its
+indexes. A shard whose index fits is left as it is, with the columns that tools added; `--rebuild` makes it anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sail_train.data import remote
+from sail_train.data.index import BAD, build_index, read_index, write_index
+from sail_train.data.shard_file import UnreadableShard
+from sail_train.data.tools.jobs import SKIPPED, add_arguments, over_shards, parse_part, shards_of, show
+
+DATASET = "dataset.json"
+
+
+def run(arguments: list[str]) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="sail-train data index",
+        description="Writes an index (offset, size, checksum of every sample) beside each shard, and dataset.json.",
+        epilog="example: sail-train data index 'data/mine/*.tar' --jobs 8",
+    )
+    add_arguments(parser)
+    parser.add_argument("--index-dir", help="a folder for the indexes of shards beside which none can be written")
+    parser.add_argument("--rebuild", action="store_true", help="replace indexes, and what tools added to them")
+    options = parser.parse_args(arguments)
+    paths, part = shards_of(options.shards), parse_part(options.part)
+    summary = over_shards(
+        paths, index_shard, (options.index_dir, options.rebuild), jobs=options.jobs, part=part, title="index"
+    )
+    if part == (0, 1) and options.index_dir is None:
+        describe_folders(paths)
+    return show(summary, as_json=options.json, title="index")
+
+
+def index_shard(shard: str, folder: str | None, rebuild: bool) -> Mapping[str, Any]:
+    """Indexes one shard, unless it has an index that fits; counts of what is in it."""
+    table = None if rebuild else read_index(shard, folder)
+    made = table is None
+    if table is None:
+        table = build_index(shard)
+        write_index(shard, table, folder)
+    reasons: dict[str, int] = {}
+    for text in table.column(BAD).to_pylist() if BAD in table.column_names else ():
+        if text:
+            reason = text.partition(":")[0]
+            reasons[reason] = reasons.get(reason, 0) + 1
+    counts = {"samples": len(table), "bytes": sum(table.column("size").to_pylist())}
+    return {**counts, **({} if made else {SKIPPED: 1}), **({"bad": reasons} if reasons else {})}
+
+
+def describe_folders(paths: Sequence[str]) -> None:
+    """Writes dataset.json of each folder whose shards, those named and any others, all have an index."""
+    for folder in sorted({os.path.dirname(path) or "." for path in paths if not remote.is_remote(path)}):
+        describe_folder(Path(folder))
+
+
+def describe_folder(folder: Path) -> None:
+    """Number of samples, bytes and shards, beside what an import said there (source, licence)."""
+    shards = sorted(folder.glob("*.tar"))
+    try:
+        tables = [read_index(str(shard)) for shard in shards]
+    except UnreadableShard:
+        return
+    known = [table for table in tables if table is not None]
+    if len(known) < len(shards):
+        return  # a sum of some of them would be taken for that of all
+    path = folder / DATASET
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sizes = {"samples": sum(map(len, known)), "bytes": sum(shard.stat().st_size for shard in shards)}
+    aside = path.with_name(f".{DATASET}.{os.getpid()}")
+    aside.write_text(json.dumps({**before, **sizes, "shards": len(shards)}, indent=2, ensure_ascii=False) + "\n")
+    aside.replace(path)
