@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sail_train.data.index import MAX_WEIGHT
+
 NUM_BINS = 4096
 LOWEST, HIGHEST = -40.0, 40.0
 """Natural logarithms between which raw weights are counted."""
@@ -40,12 +42,14 @@ def ratios(targets: Mapping[str, float], tokens_per_sample: Mapping[str, float])
 
 def tail_copies(counts: Mapping[str, float], *, floor: float, most: float) -> dict[str, float]:
     """How often each sample of a domain should be seen: domains below `floor` of the mean count are brought up to it
-    (Seed1.5-VL, arXiv 2505.07062, section 3.1.1: 0.5), at most `most` times (0: no limit); the others once."""
+    (Seed1.5-VL, arXiv 2505.07062, section 3.1.1: 0.5), at most `most` times (0: the most that a stream takes); the others once."""
     if not counts:
         return {}
     level = floor * sum(counts.values()) / len(counts)
     return {
-        name: 1.0 if count >= level else min(level / count, most or np.inf) for name, count in counts.items() if count
+        name: 1.0 if count >= level else min(level / count, most or MAX_WEIGHT)
+        for name, count in counts.items()
+        if count
     }
 
 
