@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,11 +158,38 @@ def test_an_earlier_layer_is_selected_and_those_behind_it_stay(
         (None, {"downsample_ratio": 0.3}, "downsample_ratio=0.3 is not one over a whole number"),
         (None, {"force_image_size": 32}, "force_image_size=32 is not the vision model's image_size"),
         (None, {"template": "internvl2_5"}, "template='internvl2_5' is none of"),
+        (
+            None,
+            {"rope_of_tiles": 2},
+            "config.json: the key 'rope_of_tiles'=2 is not known; it may change",
+        ),
+        (None, {"max_dynamic_patches": 9}, "'max_dynamic_patches'=9 is not known; did you mean 'max_dynamic_patch'"),
+        (None, {"max_dynamic_patch": "12"}, "max_dynamic_patch='12' should be a whole number from 1"),
+        (None, {"max_dynamic_patch": True}, "max_dynamic_patch=True should be a whole number from 1"),
+        (None, {"min_dynamic_patch": 0}, "min_dynamic_patch=0 should be a whole number from 1"),
+        (None, {"min_dynamic_patch": 9}, "min_tiles=9 and max_tiles=4 must be 1 <= min <= max"),
+        (None, {"use_thumbnail": "no"}, "use_thumbnail='no' should be true or false"),
+        (None, {"dynamic_image_size": 0}, "dynamic_image_size=0 should be true or false"),
+        (None, {"select_layer": "-1"}, "select_layer='-1' should be a whole number"),
+        (None, {"downsample_ratio": "0.5"}, "downsample_ratio='0.5' is not one over a whole number"),
+        (None, {"template": ["sailvl-chat"]}, r"template=.*is none of"),
+        (None, {"image_fold": 2}, "image_fold=2 is not supported"),
         (None, {"vision_config": None}, "vision_config is missing"),
-        (None, {"model_type": "internvl_chat"}, "holds a 'internvl_chat' model, not a released SAIL-VL2"),
+        (
+            None,
+            {"model_type": "internvl_chat", "template": "internvl2_5"},
+            "holds a 'internvl_chat' model, not a released SAIL-VL2",
+        ),
         ("vision_config", {"model_type": "siglip"}, "the vision model_type='siglip' is none of aimv2"),
         ("vision_config", {"qkv_bias": True}, "biases on some of the vision model's matrices"),
         ("vision_config", {"num_channels": 1}, "num_channels=1 is not supported"),
+        ("vision_config", {"window_size": 7}, "vision_config: the key 'window_size'=7 is not known"),
+        ("vision_config", {"drop_path_rate": 0.1}, "drop_path_rate=0.1 is not supported, 0.0 alone"),
+        ("vision_config", {"qk_normalization": True}, "qk_normalization=True is not supported"),
+        ("vision_config", {"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5' should be a number above 0"),
+        ("vision_config", {"qkv_bias": "no"}, "qkv_bias='no' should be true or false"),
+        ("vision_config", {"hidden_size": True}, "hidden_size=True, not a whole number"),
+        ("llm_config", {"mlp_biases": True}, "llm_config: the key 'mlp_biases'=True is not known"),
         ("vision_config", {"image_size": 15}, "image_size=15 is no multiple of patch_size=4"),
         ("vision_config", {"hidden_size": None}, "hidden_size=None, not a whole number"),
         ("vision_config", {"hidden_size": 20}, "vision weight"),
@@ -176,6 +204,70 @@ def test_what_we_have_not_is_refused_by_its_field(
     with pytest.raises(ValueError, match=message):
         import_released(spoiled(section, **values), tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_mean": 0.5}, "image_mean=0.5 should be three numbers, one per channel"),
+        ({"image_std": [0.5, "a", 1]}, "image_std=.* should be three numbers"),
+        ({"max_dynamic_patch": 2.5}, "max_dynamic_patch=2.5 should be a whole number"),
+        ({"use_msac": "yes"}, "use_msac='yes' should be true or false"),
+        ({"sail_train": []}, r"sail_train=\[\] should be an object"),
+        ({"sail_train": {"image": 3}}, "sail_train: image=3 should be an object"),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_refused_by_their_field(
+    spoiled: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    folder = spoiled()
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message):
+        import_released(folder, tmp_path / "out")
+
+
+def test_inert_keys_of_older_versions_are_passed_over(spoiled: Callable[..., Path], tmp_path: Path) -> None:
+    folder = spoiled("vision_config", chunk_size_feed_forward=0, id2label={"0": "a"}, is_native=False, use_head=False)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_image_token": 4, "image_fold": None, "output_attentions": False}
+    config["llm_config"] |= {"typical_p": 1.0, "use_bfloat16": True, "rope_theta": 1e6, "_name_or_path": "/x"}
+    (folder / "config.json").write_text(json.dumps(config))
+    load_model(import_released(folder, tmp_path / "out"))
+
+
+def test_what_is_changed_in_an_exported_folder_by_its_own_names_counts(released: Path, tmp_path: Path) -> None:
+    """Our settings beside them are for what the released format has no word for."""
+    folder = Path(shutil.copytree(released, tmp_path / "changed"))
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    assert settings["sail_train"]["image"]["min_tiles"] == 1
+    settings |= {"min_dynamic_patch": 2, "max_dynamic_patch": 9, "use_thumbnail": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    spec = load_processor(import_released(folder, tmp_path / "out")).image_spec
+    assert (spec.min_tiles, spec.max_tiles, spec.max_total_tiles, spec.thumbnail) == (2, 9, 9, False)
+    for name in ("min_dynamic_patch", "max_dynamic_patch"):
+        del settings[name]
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "min_dynamic_patch": 3}))
+    spec = load_processor(import_released(folder, tmp_path / "again")).image_spec
+    assert (spec.min_tiles, spec.max_tiles, spec.max_total_tiles) == (3, 4, 6)
+
+
+def test_sail_vl_1_6_is_read_by_its_own_name_and_with_its_language_model(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", "aimv2", model_type="qwen2", head_dim=4, max_position_embeddings=32_768)
+    folder = export(run, tmp_path / "released", format="released")
+    (folder / "preprocessor_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "internvl_chat", "architectures": ["SailVLModel"], "max_dynamic_patch": 12}
+    config["llm_config"] |= {"attn_implementation": "flash_attention_2", "use_sliding_window": False}
+    config["vision_config"]["_name_or_path"] = "/x/aimv2"
+    (folder / "config.json").write_text(json.dumps(config))
+    out = import_released(folder, tmp_path / "out")
+    assert load_processor(out).image_spec.max_tiles == 12
+    ids = torch.arange(6)[None]
+    assert torch.equal(load_model(run)(input_ids=ids).logits, load_model(out)(input_ids=ids).logits)
 
 
 def test_an_override_of_a_value_as_if_it_were_a_section_is_refused(
