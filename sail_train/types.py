@@ -206,7 +206,7 @@ class Step:
     quarantined: tuple[dict[str, Any], ...] = ()
     """Of the step's rows; written to quarantine.jsonl when the step is trained, so that a resume repeats none."""
     rows: int = 0
-    """Of this rank's rows those that hold a sample; 0 on all ranks once the data is exhausted."""
+    """Of the rows that this rank read those that were not empty; 0 on all ranks once the data is exhausted."""
     costs: tuple[tuple[float, float], ...] = ()
     """Of each micro step: what the vision encoder and the rest cost, in the unit of the stream's `cost`."""
 

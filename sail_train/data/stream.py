@@ -134,7 +134,7 @@ class Stream(Iterator[Step]):
             positions=self._reader.positions(),
             fill=sum(row.num_tokens for rows in steps for row in rows) / (len(read) * self._config.seq_length),
             quarantined=tuple(record for row in read for record in row.quarantined),
-            rows=sum(bool(row.keys) for rows in steps for row in rows),
+            rows=sum(bool(row.keys or row.quarantined) for row in read),
             costs=tuple(self._cost_of(rows) for rows in steps),
         )
 

@@ -88,17 +88,18 @@ class BalancedWork:
         return total + (balance - balance.detach()), sums
 
     def _finish(self, step: WorkStep, result: StepResult) -> dict[str, float]:
-        """Adds up what the routers did on all ranks; a skipped step leaves no trace. Metrics."""
+        """Adds up what the routers did on all ranks; a skipped step leaves no trace. Metrics, the work's own too."""
+        own = dict(step.finish(result)) if step.finish else {}
         if not step.routed_tokens:
-            return {}
+            return own
         assert self._sums is not None, "a step has a micro batch on every rank"
         totals = dist.all_reduce_sums(self._sums.flatten().tolist())
         counts, sums = torch.tensor(totals, dtype=torch.float64).view(2, len(self._routers.layers), -1)
         if result.skipped:
-            return {}
+            return own
         load = counts / step.routed_tokens  # (L, E)
         self._load = load.tolist()
-        return _metrics(self._routers.layers, load, sums / step.routed_tokens)
+        return own | _metrics(self._routers.layers, load, sums / step.routed_tokens)
 
 
 def _metrics(layers: Sequence[int], load: Tensor, probabilities: Tensor) -> dict[str, float]:

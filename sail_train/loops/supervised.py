@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from sail_train import dist
+from sail_train.cost import ModelShape
+from sail_train.data.deal import training_flops
+from sail_train.data.exchange import make_group
 from sail_train.data.stream import Stream
 from sail_train.engine.deepspeed import Loss, TrainEngine
 from sail_train.engine.loop import WorkStep
@@ -21,8 +24,10 @@ from sail_train.loops import setup
 from sail_train.loops.balance import routed_tokens
 from sail_train.loops.config import RunConfig
 from sail_train.loops.outcome import Outcome
+from sail_train.loops.shares import Shares, all_costs, evenness
 from sail_train.loops.stage import evaluate_start, train_stage
 from sail_train.loops.validation import Validation
+from sail_train.processor.processor import SailVLProcessor
 from sail_train.types import IGNORE_INDEX, Batch
 
 
@@ -32,12 +37,27 @@ def run(config: RunConfig) -> Outcome:
     run_dir = RunDir(config.run_dir)
     processor = setup.make_processor(config)
     vlm = setup.make_model(config, processor)
-    stream = Stream(config.data, processor, seed=config.seed, rank=dist.rank(), world=dist.world_size())
-    with stream:
+    with make_stream(config, processor, setup.model_shape(config, vlm)) as stream:
         evaluate_start(vlm, processor, config, run_dir)
         engine = setup.make_engine(config, vlm, accumulation=stream.accumulation)
         work = SupervisedWork(stream, engine, config, validation=Validation.of(config, processor))
         return train_stage(engine, work, vlm, processor, config, run_dir)
+
+
+def make_stream(config: RunConfig, processor: SailVLProcessor, shape: ModelShape) -> Stream:
+    """This rank's stream, whose rows are dealt by what they cost a model of `shape`. All ranks call it together."""
+    trained = [part for part, lr in config.optim.lr.items() if lr > 0]
+    return Stream(
+        config.data,
+        processor,
+        seed=config.seed,
+        rank=dist.rank(),
+        world=dist.world_size(),
+        cost=training_flops(shape, trained),
+        group=make_group(config.data, timeout_minutes=config.engine.timeout_minutes),
+        per_micro_step=config.engine.zero_stage >= 2,
+        pin=dist.device().type == "cuda",
+    )
 
 
 class SupervisedWork:
@@ -54,29 +74,46 @@ class SupervisedWork:
         self._validation = validation
         self._sources = [name for name, source in config.data.sources.items() if source.weight > 0]
         self._positions: Mapping[str, Any] = stream.positions
+        self._shares = Shares(stream.asked.shares, self._sources)
+        self._per_micro_step = config.engine.zero_stage >= 2
 
     def next_step(self) -> WorkStep:
-        """The next global step. The one collective before the first backward is the denominator's."""
+        """The next global step. The one collective before the first backward is the denominator's.
+
+        Raises:
+            ValueError: all sources are exhausted.
+        """
         step = next(self._stream)
-        self._positions = step.positions
         counted = float(sum(self._count(batch) for batch in step.batches))
-        denominator, tokens = dist.all_reduce_sums([counted, float(routed_tokens(step.batches))])
+        costs = all_costs(step.costs, rank=dist.rank(), world=dist.world_size())
+        sums = dist.all_reduce_sums([counted, float(routed_tokens(step.batches)), float(step.rows), *costs])
+        denominator, tokens, rows = sums[:3]
+        if not rows:
+            raise ValueError(
+                f"all sources are exhausted after {self._shares.steps} steps; set train.max_steps to that at most, or "
+                "give a source more epochs or tokens"
+            )
+        self._positions = step.positions
         return WorkStep(
             batches=step.batches,
             loss=self._loss,
             denominator=denominator,
             routed_tokens=tokens,
             sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches, self._sources)},
+            metrics=evenness(sums[3:], world=dist.world_size(), per_micro_step=self._per_micro_step),
             quarantined=step.quarantined,
+            finish=self._shares.add,
         )
 
     def state(self) -> dict[str, Any]:
-        """Positions of all ranks' streams, together."""
-        return {"positions": {k: v for part in dist.gather_objects(dict(self._positions)) for k, v in part.items()}}
+        """Positions of all ranks' streams, together, and what was read of each source."""
+        positions = {k: v for part in dist.gather_objects(dict(self._positions)) for k, v in part.items()}
+        return {"positions": positions, "shares": self._shares.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._stream.load_state(state["positions"])
         self._positions = self._stream.positions
+        self._shares.load_state(state.get("shares", {}))
 
     def validate(self) -> Mapping[str, float] | None:
         return self._validation.measure(self._engine) if self._validation else None
@@ -102,9 +139,10 @@ def consumed(batches: Sequence[Batch], sources: Sequence[str]) -> dict[str, floa
     # all from the first step on: the engine reports what it has heard of, which a resumed run would hear of later
     sums = {f"{kind}/{source}": 0.0 for source in sources for kind in ("samples", "tokens")}
     for batch in batches:
-        for source, length in zip(batch.sources, batch.cu_seqlens.diff().tolist(), strict=True):
-            sums[f"samples/{source}"] += 1.0
-            sums[f"tokens/{source}"] += length
+        for key, source, length in zip(batch.keys, batch.sources, batch.cu_seqlens.diff().tolist(), strict=True):
+            if key:  # else it is the token that stands for a batch without samples
+                sums[f"samples/{source}"] += 1.0
+                sums[f"tokens/{source}"] += length
     return sums
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from loops_tiny import comparable, events, lines, losses, make_job, shard_bytes, start, upcycled, weights
-from two_ranks import ADAPTER, FP32, MIXTURE, MIXTURE_OF_EXPERTS, POLICY, POLICY_OF_EXPERTS, SPLIT, STEPS, stages
+from two_ranks import (
+    ADAPTER,
+    FP32,
+    MIXTURE,
+    MIXTURE_OF_EXPERTS,
+    POLICY,
+    POLICY_OF_EXPERTS,
+    RESUMED_AT,
+    SPLIT,
+    STEPS,
+    STOPPED,
+    stages,
+)
 
 from sail_train.data.stream import Stream
 from sail_train.loops.setup import make_processor
@@ -57,7 +70,7 @@ def alone(data: Path, trained: Path, mixture: Path, tmp_path_factory: pytest.Tem
 
 
 def test_every_stage_ended_as_it_should_on_both_ranks(launch: tuple[Path, list[dict[str, object]]]) -> None:
-    wrong = {"three-streams": 2, "odd-prompts": 2}
+    wrong = {"three-streams": 2, "odd-prompts": 2, "odd-groups": 2}
     for results in launch[1]:
         assert results == {name: wrong.get(name, 0) for name in stages("parent")}
 
@@ -105,6 +118,50 @@ def test_rows_of_every_kind_came_and_a_rank_was_without_images(data: Path) -> No
         images.append([sum(len(batch.grids) for batch in step.batches) for step in steps])
     assert kinds == {"text", "mixed", "images"}
     assert any(bool(first) != bool(second) for first, second in zip(*images, strict=True)), images
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_rows_that_change_hands_change_no_loss(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, stage: int
+) -> None:
+    """The same rows on other ranks: sums in another order, and no other difference, to the tolerance of above."""
+    run, plain = launch[0] / f"exchanged-{stage}", launch[0] / f"mixture-{stage}"
+    for name in ("loss", "grad_norm", "loss/read", "valid/loss"):
+        assert losses(run, name) == pytest.approx(losses(plain, name), rel=5 * TOLERANCE), name
+        assert losses(run, name) == pytest.approx(losses(alone / "mixture", name), rel=5 * TOLERANCE), name
+    shares = [f"mix/{kind}/{source}" for kind in ("asked", "samples", "tokens") for source in ("read", "text")]
+    for name in ("samples", "tokens", "trained_tokens", "images", "samples/text", *shares):
+        assert losses(run, name) == losses(plain, name) == losses(alone / "mixture", name), name
+    assert sum(losses(run, "fill")) == pytest.approx(sum(losses(plain, "fill")), rel=1e-12)
+    before, after = (sum(losses(path, "balance/total")) / STEPS for path in (plain, run))
+    assert before < after <= 1, (before, after)
+    assert all(0 < value <= 1 for value in losses(run, "balance/vit") + losses(run, "balance/llm"))
+    assert set(losses(alone / "mixture", "balance/total")) == {1.0}
+
+
+def test_experts_are_balanced_alike_when_rows_change_hands(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path
+) -> None:
+    run, single = launch[0] / "exchanged-experts", alone / "experts"
+    for name in ("loss", "grad_norm", "loss/text", *ROUTING):
+        assert losses(run, name) == pytest.approx(losses(single, name), rel=1e-5), name
+    assert sum(losses(run, "balance/total")) > sum(losses(launch[0] / "experts-3", "balance/total"))
+    assert losses(run, "mix/tokens/text") == losses(single, "mix/tokens/text"), "the work's own metrics come through"
+
+
+def test_a_run_stopped_on_two_ranks_goes_on_on_one(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, data: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(launch[0] / "stopped", tmp_path / "stopped")
+    for later in sorted((run / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(later)
+    (run / "outcome.json").unlink()
+    assert start(data, *STOPPED, "engine.zero_stage=0", "data.micro_batch=2", f"run_dir={run}") == 0
+    (resumed,) = events(run, "resume")
+    assert resumed["checkpoint"].endswith(str(RESUMED_AT)) and resumed["world_size"] == 1
+    for name in ("loss", "loss/text", "valid/loss", "mix/tokens/read"):
+        assert losses(run, name) == pytest.approx(losses(alone / "mixture", name), rel=TOLERANCE), name
+    assert len(losses(run)) == STEPS
 
 
 def test_a_frozen_tower_that_one_rank_does_not_need_hangs_nothing(
@@ -182,4 +239,5 @@ def test_sampled_shards_do_not_depend_on_the_ranks(launch: tuple[Path, list[dict
 def test_ranks_that_do_not_fit_are_told_which_do(launch: tuple[Path, list[dict[str, object]]]) -> None:
     told = (launch[0] / "stderr.txt").read_text()
     assert "error: 2 ranks cannot share num_streams=3" in told and "numbers of ranks that fit: 1" in told
+    assert "error: 2 ranks cannot be divided into groups of 3; data.balance_group may be 1, 2" in told
     assert "error: rl.prompts_per_step=3 must be a multiple of the 2 ranks" in told

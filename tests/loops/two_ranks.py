@@ -29,6 +29,12 @@ MIXTURE = (
 SPLIT = ("data.micro_batch=1",)
 """On two ranks: four rows are two micro steps of one row each; one rank takes them in one."""
 
+EXCHANGED = (*MIXTURE, *SPLIT, "data.balance=world", "data.prefetch=2")
+"""Rows change hands, so that both ranks' micro steps cost alike."""
+RESUMED_AT = 5
+STOPPED = (*MIXTURE, *SPLIT, f"train.save_every={RESUMED_AT}", "train.keep=9")
+"""Has a checkpoint on the way, from which one rank goes on."""
+
 ADAPTER = (*SUPERVISED, *MIXED, "train.max_steps=3", "~optim.lr", "optim.lr={adapter: 3.0e-3}")
 POLICY = (*RL, "train.max_steps=2", "eval.modes={basic: [greedy, t1]}")
 
@@ -45,7 +51,11 @@ def stages(parent: str) -> dict[str, tuple[str, ...]]:
     experts = f"parent={Path(parent).with_name('upcycled')}"
     named |= {f"experts-{stage}": (*MIXTURE_OF_EXPERTS, *SPLIT, f"engine.zero_stage={stage}") for stage in (0, 3)}
     named |= {"expert-policy-3": (*POLICY_OF_EXPERTS, experts, "engine.zero_stage=3")}
+    named |= {f"exchanged-{stage}": (*EXCHANGED, f"engine.zero_stage={stage}") for stage in (0, 3)}
+    named |= {"exchanged-experts": (*MIXTURE_OF_EXPERTS, *SPLIT, "data.balance=node", "engine.zero_stage=3")}
     return named | {
+        "stopped": (*STOPPED, "engine.zero_stage=0"),
+        "odd-groups": (*MIXTURE, *SPLIT, "data.balance=world", "data.balance_group=3"),
         "adapter-3": (*ADAPTER, *SPLIT, f"parent={parent}", "engine.zero_stage=3"),
         "sampled": (*SAMPLE, "sample.prompts=150", "sample.keep_per_prompt=2", f"parent={parent}"),
         "three-streams": (*MIXTURE, "data.num_streams=3"),
