@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     kind = kinds.add_parser("tail", help="samples of rare domains more often")
     kind.add_argument("--domain", required=True, help="an index column, or meta.FIELD")
     kind.add_argument("--floor", type=float, default=0.5, help="of the mean domain, up to which rare ones go (0.5)")
-    kind.add_argument("--most", type=float, default=0.0, help="largest weight; 0 (default): no limit")
+    kind.add_argument("--most", type=float, default=0.0, help="largest weight; 0 (default): 1000, what a stream takes")
     kind.set_defaults(run=run_tail)
     _add_common(kind)
     return parser

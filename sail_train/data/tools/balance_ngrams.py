@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sail_train.data.index import add_columns, ensure_index
+from sail_train.data.index import MAX_WEIGHT, add_columns, ensure_index
 from sail_train.data.tools import jobs
 from sail_train.data.tools.filter import weights_of
 from sail_train.data.tools.reading import all_text, conversations, last_answer
@@ -105,8 +105,10 @@ def balance(
     Raises:
         ValueError: limits that no mean of 1 lies between, or a shard that failed in a pass before the last.
     """
-    if not 0 <= least <= 1 <= most:
-        raise ValueError(f"--least {least:g} and --most {most:g} must be 0 <= least <= 1 <= most: the mean weight is 1")
+    if not 0 <= least <= 1 <= most <= MAX_WEIGHT:
+        raise ValueError(
+            f"--least {least:g} and --most {most:g} must be 0 <= least <= 1 <= most <= {MAX_WEIGHT:g}: the mean is 1"
+        )
     if size < 1 or power < 0:
         raise ValueError(f"--size {size} must be at least 1 and --power {power:g} 0 or more")
     Path(work).mkdir(parents=True, exist_ok=True)

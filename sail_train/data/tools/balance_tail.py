@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sail_train.config import suggestion
-from sail_train.data.index import add_columns, ensure_index
+from sail_train.data.index import MAX_WEIGHT, add_columns, ensure_index
 from sail_train.data.tools import jobs
 from sail_train.data.tools.filter import weights_of
 from sail_train.data.tools.reading import conversations
@@ -69,9 +69,9 @@ def balance(
     Raises:
         ValueError: a floor outside 0 to 1, no domain at all, or a shard that failed in the first pass.
     """
-    if not 0 <= floor <= 1 or (most and most < 1):
+    if not 0 <= floor <= 1 or (most and not 1 <= most <= MAX_WEIGHT):
         raise ValueError(
-            f"--floor {floor:g} must be a share from 0 to 1, and --most {most:g} 0 (no limit) or from 1 on"
+            f"--floor {floor:g} must be a share from 0 to 1, and --most {most:g} 0 or from 1 to {MAX_WEIGHT:g}"
         )
     counted = jobs.over_shards(shards, count_shard, (name, sample_format), jobs=num_jobs, title="counting")
     if counted.failed:

@@ -42,7 +42,8 @@ def ratios(targets: Mapping[str, float], tokens_per_sample: Mapping[str, float])
 
 def tail_copies(counts: Mapping[str, float], *, floor: float, most: float) -> dict[str, float]:
     """How often each sample of a domain should be seen: domains below `floor` of the mean count are brought up to it
-    (Seed1.5-VL, arXiv 2505.07062, section 3.1.1: 0.5), at most `most` times (0: the most that a stream takes); the others once."""
+    (Seed1.5-VL, arXiv 2505.07062, section 3.1.1: 0.5), at most `most` times (0: as often as a stream
+    takes); the others once."""
     if not counts:
         return {}
     level = floor * sum(counts.values()) / len(counts)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sail_train.cli import main
-from sail_train.data.index import add_columns, ensure_index
+from sail_train.data.index import MAX_WEIGHT, add_columns, ensure_index
 from sail_train.data.tools.balance import run
 from sail_train.data.tools.weights import as_html, as_text, chart, log_histogram, ratios, scale, tail_copies
 
@@ -43,6 +43,7 @@ def test_rare_domains_are_brought_up_to_half_the_mean_and_no_further() -> None:
     copies = tail_copies(counts, floor=0.5, most=0)
     assert copies == {"cats": 1, "dogs": 1, "newts": 1.9, "olms": 9.5}
     assert tail_copies(counts, floor=0.5, most=3)["olms"] == 3 and tail_copies({}, floor=0.5, most=0) == {}
+    assert tail_copies({"all": 10**7, "one": 1}, floor=0.5, most=0)["one"] == MAX_WEIGHT, "a stream refuses more"
 
 
 @pytest.mark.parametrize(("least", "most"), [(0.0, 100.0), (0.1, 5.0), (0.9, 1.1), (1.0, 1.0)])
@@ -139,7 +140,9 @@ def test_ratios_are_printed_as_yaml_that_a_config_takes(shards: list[str], capsy
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["ngrams", "S", "--least", "2"], "the mean weight is 1"),
+        (["ngrams", "S", "--least", "2"], "the mean is 1"),
+        (["ngrams", "S", "--most", "2000"], "most <= 1000"),
+        (["tail", "S", "--domain", "meta.topic", "--most", "2000"], "--most 2000"),
         (["ngrams", "S", "--size", "0"], "--size 0"),
         (["tail", "S", "--domain", "langauge"], "no such column"),
         (["tail", "S", "--domain", "meta.none"], "no sample has one"),
