@@ -154,8 +154,11 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 
 
 def normalisation(folder: Path) -> dict[str, list[float]]:
-    """`image_mean` and `image_std` of a folder's preprocessor_config.json, where it has them."""
+    """`image_mean` and `image_std` of a folder's preprocessor_config.json, or, as newer versions of transformers write
+    them, of its processor_config.json, where it has them."""
     settings, where = _settings(folder), folder / _PREPROCESSOR
+    if not settings and (path := folder / "processor_config.json").is_file():
+        settings, where = section(read_json(path), "image_processor", path), path
     if not flag(settings, "do_normalize", True, where):
         return {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     return {name: channels(settings, name, where) for name in ("image_mean", "image_std") if name in settings}

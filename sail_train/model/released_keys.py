@@ -55,7 +55,7 @@ def check_keys(values: Mapping[str, Any], known: Collection[str], where: str) ->
 
 def check_language_keys(values: Mapping[str, Any], where: str) -> None:
     """ValueError that names a key which transformers' config of the architecture has not."""
-    name = values.get("model_type")
+    name = str(values.get("model_type"))
     if name in CONFIG_MAPPING:
         default = CONFIG_MAPPING[name]()
         own = default.to_dict().keys() | default.attribute_map.keys() | _LANGUAGE

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sail_train.model.config import LanguageConfig, ModelConfig
-from sail_train.model.folder import read_config
+from sail_train.model.folder import read_config, tensor_names
 from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.language import from_values, text_config
-from sail_train.model.released_config import part_config
+from sail_train.model.released_config import normalisation, part_config
 from sail_train.model.vision.foreign_weights import check_foreign
 
 _NOT_SHAPES = {
@@ -28,14 +29,19 @@ def check_shapes(config: ModelConfig, folder: Path, part: str) -> None:
     foreign = part == "vision" and config.vision.type == "transformers"
     values = read_config(folder) if foreign else part_config(folder)
     if part == "language":
-        _check_language(config.language, language_values(values), folder)
+        _check_language(config.language, _has_language(values, folder), folder)
         return
+    if part == "vision":
+        _agree(asdict(config.vision), normalisation(folder), part, folder)
     if foreign:
         check_foreign(config.vision, values, folder)
         if values.get("model_type") != SailVLConfig.model_type:
             return
     if values.get("model_type") != SailVLConfig.model_type:
-        raise ValueError(f"{folder} holds a {values.get('model_type')!r} model; a {part} part comes from a sail_vl one")
+        raise ValueError(
+            f"{folder} holds a {values.get('model_type')!r} model; a {part} part comes from a sail_vl one"
+            + (_foreign_hint(values.get("model_type")) if part == "vision" else "")
+        )
     if part == "vision":
         _agree(asdict(config.vision), values.get("vision_config", {}), part, folder)
     else:
@@ -48,11 +54,42 @@ def language_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values.get("text_config", {}) if values.get("model_type") == SailVLConfig.model_type else values)
 
 
+def _has_language(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """`language_values`; ValueError if the folder has no language model."""
+    found = language_values(values)
+    kind = found.get("model_type")
+    if not kind or (_is_vision(kind) and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        what = f"a {kind!r} model" if kind else "a vision encoder"
+        raise ValueError(f"{folder} holds {what}, which has no language part; is it the one for vision=?")
+    return found
+
+
+def _is_vision(kind: Any) -> bool:
+    """Whether transformers has a model of images, alone or beside one of texts, of that name."""
+    return any(
+        name in CONFIG_MAPPING
+        and CONFIG_MAPPING[name] in MODEL_MAPPING
+        and getattr(MODEL_MAPPING[CONFIG_MAPPING[name]], "main_input_name", "") == "pixel_values"
+        for name in (kind, f"{kind}_vision_model")
+    )
+
+
+def _foreign_hint(kind: Any) -> str:
+    """How a vision model that transformers has is taken."""
+    name = next((name for name in (f"{kind}_vision_model", kind) if name in CONFIG_MAPPING), None)
+    if name is None or not _is_vision(name):
+        return ""
+    return f"; set model.vision.type=transformers and model.vision.model.model_type={name}"
+
+
 def _check_language(config: LanguageConfig, values: Mapping[str, Any], folder: Path) -> None:
     _agree({"model_type": config.model_type}, values, "language", folder)
     found = from_values(values, str(folder / "config.json"))
     wanted = text_config(config, eos_token_id=0, vocab_size=1)
     names = (asdict(config).keys() | config.model.keys() | {"norm_topk_prob", "decoder_sparse_step"}) - _NOT_SHAPES
+    if found.tie_word_embeddings and not config.tie_word_embeddings:
+        if any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
+            names.remove("tie_word_embeddings")  # the folder's config says tied, its weights are not
     _agree(_values(wanted, names), _values(found, names), "language", folder)
     ours, theirs = _rope(wanted), _rope(found)
     _agree({"rope_theta": ours.get("rope_theta")}, theirs, "language", folder)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, PreTrainedModel
+from transformers import Aimv2VisionConfig, Aimv2VisionModel, CLIPConfig, CLIPModel, PreTrainedModel
 
 from sail_train.model.build import load_model, save_model
 from sail_train.model.config import ModelConfig, VisionConfig
@@ -156,3 +156,53 @@ def test_missing_weights_are_named(
         ValueError, match=r"lacks weights of the vision model: encoder.layers.1.mlp.fc1.\w+, .*\(2 in all\)"
     ):
         make_model(configured("clip_vision_model", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["aimv2", "clip_vision_model"])
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_an_encoder_that_was_trained_on_other_colours_is_refused(
+    make_model: MakeModel, configured: Callable[..., ModelConfig], tmp_path: Path, kind: str, file: str
+) -> None:
+    if kind == "aimv2":
+        sizes = {name: value for name, value in SIZES.items()}
+        Aimv2VisionModel(Aimv2VisionConfig(**sizes, image_size=16)).save_pretrained(tmp_path)
+    else:
+        save_clip(tmp_path)
+    config = configured(kind, position_grid=4, path=str(tmp_path), image_mean=[0.5, 0.4, 0.3], gated_mlp=True)
+
+    def say(**values: Any) -> None:
+        text = values if file == "preprocessor_config.json" else {"image_processor": values}
+        (tmp_path / file).write_text(json.dumps(text))
+
+    say(image_mean=[0.5, 0.4, 0.3], image_processor_type="SomeImageProcessor")
+    make_model(config)
+    say(image_mean=[0.5, 0.5, 0.5])
+    message = r"vision.image_mean=\[0.5, 0.4, 0.3\] in the config, \[0.5, 0.5, 0.5\] in .*; they must agree"
+    with pytest.raises(ValueError, match=message):
+        make_model(config)
+    say(image_std=[1, 1, 1])
+    with pytest.raises(ValueError, match=r"vision.image_std=\[0.229, 0.224, 0.225\] in the config, \[1.0, 1.0, 1.0\]"):
+        make_model(config)
+    say(do_normalize=False)
+    with pytest.raises(ValueError, match=r"vision.image_mean=.* in the config, \[0.0, 0.0, 0.0\] in"):
+        make_model(config)
+    say(image_mean="grey")
+    with pytest.raises(ValueError, match="image_mean='grey' should be three numbers"):
+        make_model(config)
+
+
+def test_an_encoder_of_transformers_says_how_it_is_taken(
+    make_model: MakeModel,
+    configured: Callable[..., ModelConfig],
+    vision_kinds: dict[str, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    saved_alone("siglip_vision_model", tmp_path, vision_kinds)
+    hint = "set model.vision.type=transformers and model.vision.model.model_type=siglip_vision_model"
+    for name in ("siglip", "siglip_vision_model"):
+        values = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**values, "model_type": name}))
+        with pytest.raises(ValueError, match=f"holds a '{name}' model; a vision part comes from a sail_vl one; {hint}"):
+            make_model(configured("aimv2", path=str(tmp_path)))
+        with pytest.raises(ValueError, match=f"holds a '{name}' model, which has no language part"):
+            make_model(configured("aimv2"), parents={"language": str(tmp_path)})
