@@ -16,7 +16,7 @@ COMMANDS = {
     "import": ("sail_train.commands.import_model:run", "make a model of a released SAIL-VL2 folder"),
     "report": ("sail_train.commands.report:run", "write the HTML report of a recipe's runs"),
     "data synth": ("sail_train.data.synth.run:run", "make shards of scanned digits, or what a rule engine draws"),
-    "data import": ("sail_train.data.tools.importing:run", "make shards of your own JSON and images"),
+    "data import": ("sail_train.data.tools.importing:run", "make shards of foreign records, images and videos"),
     "data trace": ("sail_train.commands.trace:run", "list the samples of each step of a stage"),
     "data index": ("sail_train.data.tools.indexing:run", "write where each sample of shards is, and its checksum"),
     "data check": ("sail_train.data.tools.check:run", "read every sample of shards and say what is wrong"),
@@ -25,6 +25,6 @@ COMMANDS = {
     "data dedupe": ("sail_train.data.tools.dedupe:run", "find samples that are there twice, or in evaluation sets"),
     "data balance": ("sail_train.data.tools.balance:run", "say how often sources and samples should be seen"),
     "data scores-from": ("sail_train.data.tools.scores_from:run", "write pass rates of the sample loop to the index"),
-    "data inspect": ("sail_train.data.tools.inspect:run", "show samples of shards and what the model would see"),
+    "data inspect": ("sail_train.data.tools.inspect:run", "show samples of shards as the model will see them"),
 }
 """Name (one or two words) -> "module:function", and what it does."""

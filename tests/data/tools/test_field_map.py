@@ -252,6 +252,13 @@ def test_every_shipped_map_is_tried_above_and_says_what_it_was_checked_against()
         assert path.read_text().startswith("# Fields checked against: ")
 
 
+def test_the_page_in_docs_lists_every_map_and_its_example_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "your_data.md").read_text()
+    assert [name for name in shipped() if f"| `{name}` |" not in page] == []
+    (tmp_path / "my.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert load_map(str(tmp_path / "my.yaml")).fields["answer"] == "label.text"
+
+
 def test_fields_that_are_not_mapped_are_not_read() -> None:
     named = FieldMap(fields={"problem": "q", "answer": "a.b"}).apply({"q": "x", "a": {"b": "1"}, "solution": "y"})
     assert named == {"problem": "x", "answer": "1"}
