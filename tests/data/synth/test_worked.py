@@ -193,7 +193,7 @@ def box_of(facts: dict[str, Any], block: int) -> list[int]:
 @pytest.mark.parametrize("level", LEVELS)
 def test_documents_say_what_was_recorded(level: str) -> None:
     tasks = set()
-    for item in items(document, level, 50):
+    for item in items(document, level, 30):
         facts = item.facts
         tasks.add(item.task)
         if item.task in ("transcribe", "lookup"):
