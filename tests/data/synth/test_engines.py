@@ -30,7 +30,7 @@ def has_chinese() -> bool:
 
 @pytest.fixture(autouse=True)
 def some_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no Chinese font is installed, Chinese is drawn as empty boxes: what is said of it is tested all the same."""
+    """Without a Chinese font Chinese is drawn as empty boxes: what is said of it is tested all the same."""
     if not has_chinese():
         monkeypatch.setattr(fonts, "chinese", lambda *, bold=False: fonts.latin("sans", bold=bold))
         monkeypatch.setattr(chart_draw, "_chinese_family", lambda: "DejaVu Sans")
@@ -40,6 +40,8 @@ def items(name: str, level: str, language: str, count: int = COUNT) -> list[Item
     make, request = engine(name)[0], Request(level=level, language=language)
     return [make(np.random.default_rng([5, index]), request) for index in range(count)]
 
+
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
 
 EVERY = [(name, level, language) for name in ENGINES for level in LEVELS for language in LANGUAGES]
 
