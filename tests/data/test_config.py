@@ -31,6 +31,13 @@ def test_impossible_source_values_are_refused(values: dict[str, Any], message: s
         ({"pack_buffer": 0}, "pack_buffer=0"),
         ({"decode_threads": 0}, "decode_threads=0"),
         ({"prefetch": -1}, "prefetch=-1 must be 0"),
+        ({"packing": "tetris"}, "packing='tetris' is none of best_fit, subset"),
+        ({"overlong": "cut"}, "overlong='cut' is none of quarantine, split"),
+        ({"balance": "rack"}, "balance='rack' is none of off, node, world"),
+        ({"balance_group": 4}, "balance_group=4 must be at least 1, with balance=node or world"),
+        ({"balance_group": 0, "balance": "node"}, "balance_group=0 must be"),
+        ({"workers": -1}, "workers=-1 must be 0"),
+        ({"max_wait": 0}, "max_wait=0 must be at least 1 row, or null"),
         ({"batch_rows": 6, "micro_batch": 4}, "batch_rows=6 is not a multiple of micro_batch=4"),
     ],
 )

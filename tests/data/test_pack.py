@@ -197,7 +197,8 @@ def test_a_long_sample_is_forced_in_after_a_bounded_wait(packing: str, max_wait:
     rows = pack_lengths(lengths, [0] * 1400, config)
     assert sorted(number for row in rows for number in row) == list(range(1400))
     row_of = {number: place for place, row in enumerate(rows) for number in row}
-    entered, drawn = {}, 0  # the row for which a sample came into the buffer, at the latest
+    drawn = 0
+    entered: dict[int, int] = {}  # the row for which a sample came into the buffer, at the latest
     for place, row in enumerate(rows):
         drawn = min(1400, drawn + len(row) if place else 12 + len(row))
         entered |= {number: place for number in range(drawn) if number not in entered}
