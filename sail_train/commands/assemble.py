@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from sail_train import dist
+from sail_train.config import nearest
 from sail_train.job.compose import CONFIGS, Configs
 from sail_train.job.model import compose_model
-from sail_train.job.overrides import parse_tokens
+from sail_train.job.overrides import GROUPS, parse_tokens
+from sail_train.model.config import ModelConfig
 
 OURS = ("vision", "language", "adapter", "out", "seed", "dtype", "system")
 """Keys that are this command's; all others are the model's."""
@@ -43,6 +46,7 @@ def run(arguments: list[str]) -> int:
         raise ValueError("out= is missing: the folder to make")
     if not (seed := own.get("seed", "0")).isdecimal():
         raise ValueError(f"seed={seed} should be a whole number, 0 or more")
+    check_keys(tokens, OURS)
     config = compose_model(Configs(folders=(CONFIGS, *options.config_dir)), parse_tokens(tokens))
     dist.setup_logging()
     from sail_train.export.assemble import assemble
@@ -57,6 +61,17 @@ def run(arguments: list[str]) -> int:
         shard_size=options.shard_size,
     )
     return 0
+
+
+def check_keys(tokens: list[str], names: tuple[str, ...]) -> None:
+    """ValueError for a key that is nearly one of the command's `names`, or a model's without its "model."."""
+    for token in tokens:
+        key = token.partition("=")[0]
+        first, dot, _ = key.partition(".")
+        if dot and first in {field.name for field in fields(ModelConfig)}:
+            raise ValueError(f"{key}: unknown key; did you mean 'model.{key}'?")
+        if not dot and key not in ("model", "data_dir", *GROUPS) and (near := nearest(key, (*names, "model"))):
+            raise ValueError(f"{key}: unknown key; did you mean {near!r}?")
 
 
 def split_tokens(tokens: list[str], names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:

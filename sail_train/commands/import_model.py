@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from sail_train import dist
-from sail_train.commands.assemble import split_tokens
+from sail_train.commands.assemble import check_keys, split_tokens
 from sail_train.job.overrides import parse_tokens
 
 EPILOG = """\
@@ -34,6 +34,7 @@ def run(arguments: list[str]) -> int:
     own, tokens = split_tokens(options.tokens, ("out", "dtype"))
     if "out" not in own:
         raise ValueError("out= is missing: the folder to make")
+    check_keys(tokens, ("out", "dtype"))
     overrides = model_values(tokens)
     dist.setup_logging()
     from sail_train.export.importing import import_released

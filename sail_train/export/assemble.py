@@ -8,7 +8,8 @@ from pathlib import Path
 from sail_train.export.parts import make_processor, write_parts
 from sail_train.export.shards import SHARD_SIZE
 from sail_train.model.config import ModelConfig
-from sail_train.model.folder import resolve
+from sail_train.model.folder import resolve, weight_files
+from sail_train.model.shapes import check_shapes
 
 
 def assemble(
@@ -31,6 +32,9 @@ def assemble(
     if missing := [part for part in ("vision", "language") if not given[part]]:
         raise ValueError(f"{missing[0]}= is missing: the folder whose {missing[0]} part the model gets")
     folders = {part: resolve(path) for part, path in given.items() if path}
+    for part, folder in folders.items():  # before the tokenizer is looked for: a vision folder has none
+        weight_files(folder)
+        check_shapes(config, folder, part)
     tokenizer = Path(config.language.tokenizer) if config.language.tokenizer else folders["language"]
     processor = make_processor(config, tokenizer, system)
     return write_parts(

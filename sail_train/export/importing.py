@@ -14,7 +14,7 @@ from sail_train.export.parts import make_processor, write_parts
 from sail_train.export.shards import SHARD_SIZE
 from sail_train.model.build import generation_config
 from sail_train.model.config import ModelConfig
-from sail_train.model.folder import resolve
+from sail_train.model.folder import resolve, weight_files
 from sail_train.model.names import PARTS
 from sail_train.model.released_config import model_values, read_json, saved_settings
 from sail_train.processor.processor import SailVLProcessor
@@ -41,6 +41,7 @@ def import_released(
         ValueError: `source` is no released SAIL-VL2 folder, has a setting that we have not, or does not fit together.
     """
     folder = resolve(source)
+    weight_files(folder)
     values = model_values(folder)
     for key, value in overrides:
         _set(values, key, value)

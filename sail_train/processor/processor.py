@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from sail_train.config import choice, to_dataclass, to_mapping
@@ -24,7 +24,7 @@ from sail_train.processor.jinja import chat_template as jinja_template
 from sail_train.processor.pieces import PieceEncoder, place
 from sail_train.processor.style import END_OF_TEXT, IMAGE_TOKEN, TURN_END
 from sail_train.processor.template import MODE_THINK, Piece, check_think, generation_prompt, render
-from sail_train.processor.tokenizer import fit_tokenizer
+from sail_train.processor.tokenizer import fit_tokenizer, load_tokenizer
 from sail_train.types import IGNORE_INDEX, BadSample, Conversation, Encoded, Prompt, Visual
 from sail_train.visual import ImageSpec, VideoSpec
 
@@ -209,11 +209,7 @@ def build_processor(config: ProcessorConfig) -> SailVLProcessor:
     folder = Path(config.tokenizer)
     if not folder.is_dir():
         raise ValueError(f"tokenizer={config.tokenizer!r} is not a folder")
-    try:
-        # Not AutoTokenizer: beside a model's config.json it warns about a model type that it does not need.
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"tokenizer={config.tokenizer!r} holds no tokenizer that loads: {error}") from error
+    tokenizer = load_tokenizer(folder)
     return SailVLProcessor(tokenizer, config.image, config.video, config.template, config.system)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -192,8 +193,39 @@ def test_parts_that_a_folder_has_not_are_refused_by_name(
         assemble(config, {"vision": vision}, tmp_path / "out")
     with pytest.raises(ValueError, match="holds SAIL-ViT as released, which has no adapter part; it has vision"):
         assemble(config, {"vision": vision, "language": str(language), "adapter": vision}, tmp_path / "out")
-    with pytest.raises(ValueError, match="holds no tokenizer that loads"):
+    with pytest.raises(ValueError, match="sail holds a vision encoder, which has no language part; is it the one for"):
         assemble(config, {"vision": vision, "language": vision}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_weights_of_all_parts_are_looked_for_before_anything_is_written(
+    encoders: dict[str, Path], language: Path, config: ModelConfig, tmp_path: Path, part: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folders = {"vision": encoders["sail"], "language": language}
+    bare = Path(shutil.copytree(folders[part], tmp_path / "bare"))
+    (bare / "model.safetensors").unlink()
+    monkeypatch.setattr("sail_train.export.parts.ShardWriter", lambda *_: pytest.fail("something was written"))
+    with pytest.raises(ValueError, match="bare has no model.safetensors"):
+        assemble(config, {name: str(folder) for name, folder in (folders | {part: bare}).items()}, tmp_path / "out")
+
+
+def test_a_language_folder_without_a_tokenizer_says_what_it_lacks(
+    encoders: dict[str, Path], language: Path, config: ModelConfig, tmp_path: Path
+) -> None:
+    bare = Path(shutil.copytree(language, tmp_path / "bare"))
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="bare holds no tokenizer that loads: it has no tokenizer.json; write one"):
+        assemble(config, {"vision": str(encoders["sail"]), "language": str(bare)}, tmp_path / "out")
+
+
+def test_an_encoder_of_other_colours_is_refused(
+    encoders: dict[str, Path], language: Path, config: ModelConfig, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(encoders["apple"], tmp_path / "other"))
+    (other / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(ValueError, match=r"vision.image_mean=\[0.485, .*\[0.5, 0.5, 0.5\] in .*; they must agree"):
+        assemble(config, {"vision": str(other), "language": str(language)}, tmp_path / "out")
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(
