@@ -73,7 +73,8 @@ class TrainEngine:
     ) -> None:
         """
         Args:
-            module: called by the loss callable; `.vlm` is asked to checkpoint its activations if that is on.
+            module: called by the loss callable; `.vlm` is asked to checkpoint its activations if that is on. Under
+                ZeRO 3 it may be in shares already (`partition`), otherwise it is whole on every rank.
             parts: every named parameter of the module, by part.
             max_steps: length of the schedule.
             accumulation: micro batches per step and rank.
@@ -97,7 +98,7 @@ class TrainEngine:
         self.skipped_count = 0
         self.bad_in_a_row = 0
         self._names = {p: name for name, p in module.named_parameters()}
-        self._sizes = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
+        self._sizes = {name: gather.whole_shape(p).numel() for name, p in module.named_parameters() if p.requires_grad}
         optimizer = build_optimizer(parts, optim)
         self._engine = setup.start(module, optimizer, engine, accumulation=accumulation, leaves=leaves)
         self._gradients = gradients.gradients_of(self._engine, zero_stage=engine.zero_stage)

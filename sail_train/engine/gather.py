@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from sail_train import dist
+from sail_train.engine import memory
 
 CHECKSUM_BITS = 40
 """Of a checksum: exact in float64 when summed over up to 8192 ranks."""
@@ -19,7 +20,7 @@ def unsharded(engine: Any, *, zero_stage: int) -> Iterator[None]:
     """All weights whole and DeepSpeed's per-module hooks off: ranks may differ in what they call, and how often.
 
     One gather for everything: faster than gathering layer by layer for every token, at the price of whole weights in
-    each rank's memory for the time being.
+    each rank's memory for the time being. ValueError on all ranks if a device has no room for them.
     """
     if zero_stage < 3:
         yield
@@ -27,6 +28,7 @@ def unsharded(engine: Any, *, zero_stage: int) -> Iterator[None]:
     import deepspeed
 
     offload = engine.optimizer.parameter_offload
+    _check_room(list(engine.module.parameters()))
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
         for hook in (*offload.forward_hooks, *offload.backward_hooks):
             hook.remove()
@@ -36,6 +38,35 @@ def unsharded(engine: Any, *, zero_stage: int) -> Iterator[None]:
             yield
         finally:
             _restore_hooks(engine, offload)
+
+
+@contextmanager
+def gathered(module: torch.nn.Module) -> Iterator[None]:
+    """The same for a module without an engine, to be read alone; one that is not in shares is as it is."""
+    shared = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    if not shared:
+        yield
+        return
+    import deepspeed
+
+    _check_room(shared)
+    with deepspeed.zero.GatheredParameters(shared):
+        yield
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """Of a parameter of which this rank may hold a share alone."""
+    shape: torch.Size = parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape
+    return shape
+
+
+def _check_room(parameters: Sequence[Any]) -> None:
+    memory.check_fits(
+        memory.gather_bytes(parameters),
+        memory.free_bytes(dist.device()),
+        what="generation and evaluation under ZeRO 3 gather all weights",
+        remedy="take devices with more memory or a smaller model; a supervised stage can do without (eval.modes={})",
+    )
 
 
 def _restore_hooks(engine: Any, offload: Any) -> None:

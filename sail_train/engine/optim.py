@@ -10,6 +10,7 @@ import torch
 
 from sail_train.config import nearest
 from sail_train.engine.config import OptimConfig
+from sail_train.engine.gather import whole_shape
 
 Parts = Mapping[str, Sequence[tuple[str, torch.nn.Parameter]]]
 """Named parameters of each part of the model; names as in `module.named_parameters()`."""
@@ -39,7 +40,7 @@ def build_optimizer(parts: Parts, config: OptimConfig) -> torch.optim.AdamW:
     for part, named in parts.items():
         parameters = [parameter for _, parameter in named if parameter.requires_grad]
         for decay in (config.weight_decay, 0.0) if config.weight_decay else (0.0,):
-            members = [p for p in parameters if not config.weight_decay or (p.ndim >= 2) == (decay > 0)]
+            members = [p for p in parameters if not config.weight_decay or (len(whole_shape(p)) >= 2) == (decay > 0)]
             if members:
                 groups.append({"params": members, "lr": config.lr[part], "weight_decay": decay, "name": part})
         log.info("%s: %d parameters %s", part, _count(named), "train" if parameters else "are frozen")
@@ -47,4 +48,4 @@ def build_optimizer(parts: Parts, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def _count(named: Sequence[tuple[str, torch.nn.Parameter]]) -> int:
-    return sum(parameter.numel() for _, parameter in named)
+    return sum(whole_shape(parameter).numel() for _, parameter in named)

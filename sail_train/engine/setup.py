@@ -62,15 +62,8 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def start(
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: EngineConfig,
-    *,
-    accumulation: int,
-    leaves: Sequence[torch.nn.Module] = (),
-) -> Any:
-    """A DeepSpeed engine around `module`; joins the process group first if nobody has."""
+def join(config: EngineConfig) -> None:
+    """Imports DeepSpeed, quiet, and joins the process group if nobody has; a second call changes nothing."""
     dist.init(timeout_minutes=config.timeout_minutes)
     os.environ.setdefault("LOCAL_RANK", str(dist.local_rank()))  # it asserts the variable, also for one process
     if dist.device().type == "cpu":
@@ -85,6 +78,19 @@ def start(
     deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
     # torch's new names for two collectives that DeepSpeed calls by the old ones: one line per step and rank otherwise.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+
+
+def start(
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: EngineConfig,
+    *,
+    accumulation: int,
+    leaves: Sequence[torch.nn.Module] = (),
+) -> Any:
+    """A DeepSpeed engine around `module`, whose parameters may be in shares already (`partition`)."""
+    join(config)
+    import deepspeed
     from deepspeed.runtime import bf16_optimizer
 
     for leaf in leaves if config.zero_stage == 3 else ():

@@ -7,7 +7,6 @@ rollout batches only, so a resumed run draws the same responses from the same pr
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -43,7 +42,7 @@ def run(config: RunConfig) -> Outcome:
     processor = setup.make_processor(config)
     vlm = setup.make_model(config, processor)
     evaluate_start(vlm, processor, config, run_dir)
-    reference = PackedLM(copy.deepcopy(vlm)).eval() if config.rl.needs_reference else None
+    reference = _reference(config, processor) if config.rl.needs_reference else None
     engine = setup.make_engine(config, vlm, accumulation=1)
     with Rewards(config.rewards) as rewards:
         work = RLWork(engine, vlm, processor, rewards, run_dir, config, reference=reference)
@@ -169,6 +168,11 @@ class RLWork:
         tokens = sums.pop("tokens")
         means = {f"update/{name}": value for name, value in sums.items()}
         return total, means | {f"{name}:count": tokens for name in means}
+
+
+def _reference(config: RunConfig, processor: SailVLProcessor) -> PackedLM:
+    """What the stage starts from, once more and whole: it stays as it is."""
+    return PackedLM(setup.make_model(config, processor, trained=False)).eval()
 
 
 def _conversations(prompts: PromptStream) -> Iterator[Conversation]:

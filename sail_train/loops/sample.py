@@ -113,7 +113,7 @@ def _ask_all(config: RunConfig, rewards: Rewards, run_dir: RunDir) -> Harvest:
     roller = Roller(
         asked,
         processor=processor,
-        engine=build_engine(setup.make_model(config, processor), processor, asked),
+        engine=build_engine(setup.make_model(config, processor, trained=False), processor, asked),
         rewards=rewards,
         prompts=(conversation for conversation, _ in prompts),
         seed=config.seed,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from sail_train.engine.deepspeed import TrainEngine
+from sail_train.engine.gather import gathered
 from sail_train.engine.loop import Work, train
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
@@ -24,8 +26,9 @@ def evaluate_start(
     vlm: SailVLForConditionalGeneration, processor: SailVLProcessor, config: RunConfig, run_dir: RunDir
 ) -> None:
     """Evaluates what the stage starts from, unless it was begun before: then the weights are further on already."""
-    if config.eval.before and not run_dir.checkpoints.exists():
-        evaluate_run(vlm, processor, config, phase="before")
+    if config.eval.before and config.eval.modes and not run_dir.checkpoints.exists():
+        with gathered(vlm):
+            evaluate_run(vlm, processor, config, phase="before")
 
 
 def train_stage(
@@ -55,7 +58,7 @@ def train_stage(
     outcome = Outcome(status=trained.status, steps=trained.steps, tokens=trained.tokens, seconds=trained.seconds)
     if trained.status == "finished":
         folder = setup.write_model(engine, vlm, processor, run_dir)
-        with engine.unsharded():
+        with engine.unsharded() if config.eval.modes else nullcontext():  # whole weights may not fit, and for nothing
             after = evaluate_run(vlm, processor, config, phase="after")
         outcome = replace(outcome, metrics_before=metrics_before(run_dir), metrics_after=after, model_dir=folder)
     engine.close()

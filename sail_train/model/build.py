@@ -1,12 +1,15 @@
 """Config and parents -> a model: each part loaded, or initialised from the seed; and models saved and loaded.
 
+All goes through a placement: weights are whole on every rank or, under ZeRO 3, in shares, and then never whole.
 A part that is initialised depends on (seed, part) alone, not on what the other parts do: a stage that loads its
 vision encoder starts with the same language model as one that does not.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +23,23 @@ from transformers.utils.logging import disable_progress_bar
 
 from sail_train.config import choice
 from sail_train.model.config import AdapterConfig, LanguageConfig, ModelConfig, VisionConfig
-from sail_train.model.folder import read_config, resolve, weight_files
+from sail_train.model.folder import read_config, resolve, tensors, weight_files
 from sail_train.model.hf_config import SailVLConfig
-from sail_train.model.initialise import initialise, part_generator
-from sail_train.model.language import text_config
+from sail_train.model.initialise import draws_itself, initialise, part_generator
+from sail_train.model.language import TESTED, build_language, text_config
 from sail_train.model.names import PARTS
+from sail_train.model.placement import HOST, Placement, hand_over, on_meta
 from sail_train.model.probe import check_packed
 from sail_train.model.released import part_tensors
 from sail_train.model.released_config import part_config
 from sail_train.model.shapes import check_shapes, language_values
+from sail_train.model.ties import without_ties
+from sail_train.model.vision import build_encoder
 from sail_train.model.vision.foreign import ForeignEncoder
 from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.model.weights import load_part
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,22 +54,26 @@ def build_model(
     token_ids: Mapping[str, int],
     vocab_size: int,
     dtype: str = "float32",
+    placement: Placement = HOST,
 ) -> SailVLForConditionalGeneration:
     """The model that a stage starts from, in training mode.
 
     `parents` are model folders or run directories: "model" is a whole model; "vision", "adapter" and "language"
     go before the part's `path` in the config; other keys are ignored. `token_ids` are the tokenizer's "image",
-    "eos" and "pad", and `vocab_size` its length, for which embeddings grow where they are too few.
+    "eos" and "pad", and `vocab_size` its length, for which embeddings grow where they are too few. `placement` says
+    where parameters are; one that shares them out has a `dtype` of its own.
     ValueError if a folder is missing or does not fit, or if packing cannot train the language model.
     """
     if both := {"model"} <= parents.keys() and sorted(parents.keys() & PARTS.keys()):
         raise ValueError(f"parents has both model and {', '.join(both)}; give a whole model or parts")
     if "model" in parents:
-        vlm = _whole(config, resolve(parents["model"]), token_ids, vocab_size, dtype)
+        vlm = _whole(config, resolve(parents["model"]), token_ids, vocab_size, dtype, placement)
     else:
-        vlm = _from_parts(config, _folders(config, parents), seed, token_ids, vocab_size)
-        vlm.to(choice("dtype", dtype, DTYPES))  # type: ignore[arg-type]
-    check_packed(vlm)
+        vlm = _from_parts(config, _folders(config, parents), seed, token_ids, vocab_size, placement)
+        if not placement.shared:
+            vlm.to(choice("dtype", dtype, DTYPES))  # type: ignore[arg-type]
+    with nullcontext() if vlm.config.text_config.model_type in TESTED else placement.whole(vlm):
+        check_packed(vlm)
     return vlm.train()  # loading leaves it in eval mode, in which layers ignore activation checkpointing
 
 
@@ -127,7 +139,12 @@ def _load(folder: Path, config: SailVLConfig, dtype: str) -> SailVLForConditiona
 
 
 def _whole(
-    config: ModelConfig, folder: Path, token_ids: Mapping[str, int], vocab_size: int, dtype: str
+    config: ModelConfig,
+    folder: Path,
+    token_ids: Mapping[str, int],
+    vocab_size: int,
+    dtype: str,
+    placement: Placement,
 ) -> SailVLForConditionalGeneration:
     """A folder's weights under the stage's config: what is no shape (attention, rope_scaling) is the stage's."""
     values = read_config(folder)
@@ -140,18 +157,44 @@ def _whole(
         raise ValueError(f"{folder} takes token {found} for an image, the tokenizer {token_ids['image']}; another's?")
     if (found := values.get("model_type")) != SailVLConfig.model_type:
         raise ValueError(f"{folder} holds a {found!r} model, not {SailVLConfig.model_type!r}")
-    return _load(folder, hf_config(config, token_ids=token_ids, vocab_size=rows), dtype)
+    made = hf_config(config, token_ids=token_ids, vocab_size=rows)
+    return _streamed(folder, made, placement) if placement.shared else _load(folder, made, dtype)
+
+
+def _streamed(folder: Path, config: SailVLConfig, placement: Placement) -> SailVLForConditionalGeneration:
+    """`_load`, tensor by tensor; whole first where transformers may store weights under other names."""
+    vlm = _construct(config, placement)
+    if config.text_config.model_type in TESTED and config.vision_config.type != "transformers":
+        load_part(vlm, tensors(folder), part="model", folder=folder, generator=None, placement=placement)
+    else:
+        log.info("%s is read whole on every rank, in fp32, and then shared out: not all its names are ours", folder)
+        hand_over(_load(folder, config, "float32"), vlm, placement)
+    if (folder / "generation_config.json").is_file():
+        vlm.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return vlm
+
+
+def _construct(config: SailVLConfig, placement: Placement) -> SailVLForConditionalGeneration:
+    """The model, its weights not yet defined."""
+    with no_init_weights(), on_meta() if placement.shared else nullcontext():
+        vlm = SailVLForConditionalGeneration(config)
+    vlm.language_model.tie_weights()
+    placement.settle(vlm)
+    return vlm
 
 
 def _from_parts(
-    config: ModelConfig, folders: Mapping[str, Path], seed: int, token_ids: Mapping[str, int], vocab_size: int
+    config: ModelConfig,
+    folders: Mapping[str, Path],
+    seed: int,
+    token_ids: Mapping[str, int],
+    vocab_size: int,
+    placement: Placement,
 ) -> SailVLForConditionalGeneration:
     rows = max(vocab_size, config.language.vocab_size or 0)
     if "language" in folders:
         rows = max(rows, language_values(part_config(folders["language"])).get("vocab_size", 0))
-    with no_init_weights():  # every weight is drawn or loaded below
-        vlm = SailVLForConditionalGeneration(hf_config(config, token_ids=token_ids, vocab_size=rows))
-    vlm.language_model.tie_weights()
+    vlm = _construct(hf_config(config, token_ids=token_ids, vocab_size=rows), placement)
     for part, own in _parts(config).items():
         module = vlm.get_submodule(PARTS[part].removesuffix("."))
         if part in folders:
@@ -162,11 +205,27 @@ def _from_parts(
                 part=part,
                 folder=folders[part],
                 generator=part_generator(seed, f"{part}/rows"),
+                placement=placement,
             )
+        elif placement.shared and draws_itself(module):
+            log.info("%s draws its weights itself: it is built whole on every rank before it is shared out", part)
+            whole = _construct_part(vlm.config, part)
+            initialise(whole, std=own.initializer_range, generator=part_generator(seed, part))
+            hand_over(whole, module, placement)
         else:
-            initialise(module, std=own.initializer_range, generator=part_generator(seed, part))
+            initialise(module, std=own.initializer_range, generator=part_generator(seed, part), placement=placement)
     vlm.generation_config = generation_config(token_ids)
     return vlm
+
+
+def _construct_part(config: SailVLConfig, part: str) -> nn.Module:
+    """A vision encoder or a language model on its own, whole."""
+    with no_init_weights():
+        if part == "vision":
+            return build_encoder(config.vision_config, config.merge_size, attention=config.attention)
+        language: Any = build_language(config.text_config, never=config.image_token_id)
+    language.tie_weights()
+    return language
 
 
 def _parts(config: ModelConfig) -> dict[str, VisionConfig | AdapterConfig | LanguageConfig]:
@@ -182,7 +241,7 @@ def read_part(module: nn.Module, folder: Path, part: str) -> Iterator[tuple[str,
     """(name within the part, tensor) of a part's weights in a folder, for the part's `module`."""
     if isinstance(module, ForeignEncoder):
         return module.tensors(folder)
-    return part_tensors(folder, part, known=module.state_dict().keys())
+    return without_ties(module, part_tensors(folder, part, known=module.state_dict().keys()), folder)
 
 
 def generation_config(token_ids: Mapping[str, int]) -> GenerationConfig:

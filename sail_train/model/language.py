@@ -128,7 +128,7 @@ def decoder_layers(language: PreTrainedModel) -> list[str]:
 
 def describe_experts(language: PreTrainedModel) -> str | None:
     """How the experts of a mixture are computed, for the log; None if the model is dense."""
-    if not any(parameter.ndim == 3 for parameter in language.parameters()):
+    if not language.config.to_dict().get("num_experts_per_tok"):  # not by its parameters: they may be shared out
         return None
     chosen = language.config._experts_implementation
     said = "one grouped matrix product for all experts" if chosen == "grouped_mm" else "one expert after the other"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -11,29 +13,67 @@ from sail_train.model.build import build_model
 from sail_train.model.config import AdapterConfig, ImageConfig, LanguageConfig, ModelConfig, VisionConfig
 from sail_train.model.names import PARTS, part_of
 from sail_train.model.packed import PackedLM
+from sail_train.model.placement import HOST, Placement
+from sail_train.model.router import expert_blocks
+from sail_train.model.vlm import SailVLForConditionalGeneration
 from sail_train.types import Batch, Prompt
 
 IMAGE, EOS, PAD = 61, 62, 63
 
 
-def make_packed_engine(zero_stage: int, precision: str, *, activation_checkpointing: bool = False) -> TrainEngine:
-    config = ModelConfig(
+MIXTURE = {"model_type": "qwen3_moe", "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+AIMV2 = {"type": "aimv2", "position_grid": 5}
+SIGLIP = {"type": "transformers", "model": {"model_type": "siglip_vision_model", "image_size": 16}}
+
+
+def packed_config(*, vision: dict[str, Any] | None = None, **language: Any) -> ModelConfig:
+    return ModelConfig(
         vision=VisionConfig(
-            hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, patch_size=4
+            **{
+                **{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2},
+                **{"patch_size": 4, **(vision or {})},
+            }
         ),
         adapter=AdapterConfig(hidden_size=20),
         language=LanguageConfig(
-            hidden_size=24,
-            intermediate_size=40,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
+            **{
+                **{"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4},
+                **{"num_key_value_heads": 2, "head_dim": 8, **language},
+            }
         ),
         image=ImageConfig(min_pixels=64, max_pixels=4096),
     )
+
+
+def packed_model(
+    config: ModelConfig | None = None,
+    *,
+    placement: Placement = HOST,
+    parents: dict[str, str] | None = None,
+    seed: int = 0,
+    rows: int = 64,
+) -> SailVLForConditionalGeneration:
     tokens = {"image": IMAGE, "eos": EOS, "pad": PAD}
-    module = PackedLM(build_model(config, parents={}, seed=0, token_ids=tokens, vocab_size=64)).train()
+    return build_model(
+        config or packed_config(),
+        parents=parents or {},
+        seed=seed,
+        token_ids=tokens,
+        vocab_size=rows,
+        placement=placement,
+    )
+
+
+def make_packed_engine(
+    zero_stage: int,
+    precision: str,
+    *,
+    activation_checkpointing: bool = False,
+    vlm: SailVLForConditionalGeneration | None = None,
+) -> TrainEngine:
+    """The engine around `vlm`, by default a small dense model; a mixture's blocks are gathered whole."""
+    vlm = packed_model() if vlm is None else vlm
+    module = PackedLM(vlm).train()
     parts: dict[str, list[tuple[str, torch.nn.Parameter]]] = {part: [] for part in PARTS}
     for name, parameter in module.named_parameters():
         parts[part_of(name)].append((name, parameter))
@@ -50,6 +90,7 @@ def make_packed_engine(zero_stage: int, precision: str, *, activation_checkpoint
         ),
         max_steps=10,
         accumulation=2,
+        leaves=expert_blocks(vlm.language_model),
     )
 
 

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import engine_packed as packed
 import engine_tiny as tiny
@@ -21,14 +22,26 @@ import torch
 from engine_work import TinyWork, train_tiny
 
 from sail_train import dist
+from sail_train.engine import gather
 from sail_train.engine.checkpoint import Checkpoints, SaveFailed
-from sail_train.engine.deepspeed import ReplicasDiffer
+from sail_train.engine.config import EngineConfig
+from sail_train.engine.deepspeed import ReplicasDiffer, TrainEngine
 from sail_train.engine.loop import RunDir
+from sail_train.engine.partition import Partitioned
 from sail_train.engine.sums import Sums
 from sail_train.generate.generator import Generator
-from sail_train.types import Sampling
+from sail_train.model.build import save_model
+from sail_train.types import Completion, Sampling
 
 ROOT = Path(sys.argv[1])
+BUILDS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "untied": {"tie_word_embeddings": False, "vision": packed.AIMV2},
+    "mixture": packed.MIXTURE,
+    "siglip": {"vision": packed.SIGLIP},
+    "mistral": {"model_type": "mistral", "max_position_embeddings": 64},
+}
+"""Models that are built in shares: experts released one by one, sinusoids, parts that draw themselves."""
 BAD = [("loss", math.nan), ("loss", math.inf), ("gradient", math.nan), ("gradient", -math.inf)]
 
 
@@ -186,6 +199,87 @@ def check_packed_model_trains_and_generates() -> None:
         tolerance = 2e-6 if "fp32" in name else 2e-2
         for loss, expected in zip(found, losses["0 fp32"], strict=True):
             assert abs(loss - expected) < tolerance * expected, losses
+
+
+def check_a_model_built_in_shares_is_the_whole_one() -> None:
+    """From a seed, a whole folder and parts with rows to add: every parameter and buffer has the same bits."""
+    configs = {name: packed.packed_config(**options) for name, options in BUILDS.items()}
+    for name, config in configs.items():
+        folder = ROOT / "built" / name
+        if dist.is_main():
+            save_model(packed.packed_model(config, seed=3), folder)
+        dist.barrier()
+        ways: list[dict[str, Any]] = [
+            {},
+            {"parents": {"model": str(folder)}},
+            {"parents": {"vision": str(folder), "language": str(folder)}, "rows": 67},
+        ]
+        for way in ways:
+            whole = packed.packed_model(config, **way)
+            for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+                shared = packed.packed_model(config, placement=in_shares(precision), **way)
+                assert all(parameter.numel() == 0 for parameter in shared.parameters())
+                expected = {key: value.detach().to(dtype) for key, value in whole.named_parameters()}
+                with gather.gathered(shared):
+                    assert_same(dict(shared.named_parameters()), expected)
+                assert_same(dict(shared.named_buffers()), dict(whole.named_buffers()))  # rotary frequencies in fp32
+                names = [key for key, _ in shared.named_parameters(remove_duplicate=False)]
+                assert names == [key for key, _ in whole.named_parameters(remove_duplicate=False)]
+                assert len(expected) == len(list(shared.parameters()))  # tied still
+                assert shared.training and shared.generation_config == whole.generation_config
+
+
+def check_training_a_model_built_in_shares() -> None:
+    """Losses, checkpoints, generation, the saved folder: the same bits as of a model that was whole first."""
+    for name, precision in (("dense", "fp32"), ("mixture", "fp32"), ("mixture", "bf16"), ("siglip", "fp32")):
+        config, images = packed.packed_config(**BUILDS[name]), name != "siglip"  # whose one picture has 16 patches
+        models = [packed.packed_model(config), packed.packed_model(config, placement=in_shares(precision))]
+        whole, shared = (packed.make_packed_engine(3, precision, vlm=vlm) for vlm in models)
+        losses = [[packed_step(engine, step, images=images) for step in range(3)] for engine in (whole, shared)]
+        assert losses[0] == losses[1], (name, precision, losses)
+        directory = ROOT / f"shares-{name}-{precision}"
+        tiny.save(whole, directory)
+        packed_step(shared, 3, images=images)
+        shared.load(directory)
+        states = [engine.full_state_dict() for engine in (whole, shared)]
+        assert_same(*states)
+        assert not images or packed_answers(whole) == packed_answers(shared)
+        if dist.is_main():
+            folders = [ROOT / f"saved-{name}-{precision}-{number}" for number in range(2)]
+            for vlm, state, folder in zip(models, states, folders, strict=True):
+                save_model(vlm, folder, state)
+            files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+            assert files[0] == files[1]
+        whole.close()
+        shared.close()
+
+
+def packed_step(engine: TrainEngine, step: int, *, images: bool) -> float:
+    """The loss of a step in which ranks have their images in different micro batches."""
+    batches = [
+        packed.packed_batch(10 * step + 2 * dist.rank() + i, image=images and dist.rank() == i) for i in range(2)
+    ]
+    return engine.step(batches, packed.packed_loss, 4.0 * 7).loss
+
+
+def packed_answers(engine: TrainEngine) -> list[list[Completion]]:
+    """What the model draws, of other lengths on each rank."""
+    engine.module.eval()
+    with engine.unsharded() as module, torch.no_grad():
+        generator = Generator(module.vlm, stop_token_ids=(packed.EOS,), pad_token_id=packed.PAD)
+        drawn = generator.generate(packed.prompts(1 + dist.rank()), Sampling(max_new_tokens=2 + 5 * dist.rank(), n=2))
+    engine.module.train()
+    return drawn
+
+
+def in_shares(precision: str) -> Partitioned:
+    return Partitioned(EngineConfig(zero_stage=3, precision=precision, timeout_minutes=1))
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
 
 
 def check_unused_parameter() -> None:

@@ -25,7 +25,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, side: int, hidden_size: int, merge_size: int, *, base: float = 10_000.0) -> None:
         super().__init__()
-        self.side, self.merge_size, self.base = side, merge_size, base
+        self.side, self.hidden_size, self.merge_size, self.base = side, hidden_size, merge_size, base
         self.table = nn.Parameter(torch.zeros(side * side, hidden_size))  # raster order
 
     def forward(self, grids: Grids) -> Tensor:
@@ -33,20 +33,19 @@ class LearnedPositions(nn.Module):
         resampled = {grid: self._of(*grid) for grid in dict.fromkeys(grids)}
         return torch.cat([resampled[grid] for grid in grids])
 
-    def draw(self) -> None:
-        """Starts the table as two-dimensional sinusoids (AIMv2's own native variant has them for good).
+    def sinusoids(self) -> Tensor:
+        """(side * side, hidden_size) that the table starts as: in two dimensions (AIMv2's own native variant has them
+        for good).
 
         Normal noise is no start for it: resampled it would be a weaker noise that says nothing of where a patch is.
         """
-        size = self.table.shape[1]
-        quarter = -(-size // 4)
+        quarter = -(-self.hidden_size // 4)
         frequencies = self.base ** -(torch.arange(quarter) / quarter)
         angles = torch.arange(self.side)[:, None] * frequencies  # (side, quarter)
         line = torch.cat((angles.sin(), angles.cos()), dim=1)  # (side, 2 * quarter)
         rows = line[:, None].expand(-1, self.side, -1)
         table = torch.cat((rows, rows.transpose(0, 1)), dim=-1)  # (side, side, 4 * quarter)
-        with torch.no_grad():
-            self.table.copy_(table.flatten(0, 1)[:, :size])
+        return table.flatten(0, 1)[:, : self.hidden_size]
 
     def _of(self, rows: int, cols: int) -> Tensor:
         """(rows * cols, hidden_size) in merge-block order."""
