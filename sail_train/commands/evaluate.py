@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     from sail_train.loops.evaluation import evaluate_model
 
     try:
-        result = evaluate_model(folder, config, seed=options.seed)
+        result = evaluate_model(folder, config, seed=options.seed, precision=_precision(options.model))
     finally:
         dist.shutdown()
     if dist.is_main():
@@ -91,7 +91,7 @@ def make_config(options: argparse.Namespace, request: Request) -> EvalConfig:
 
 
 def _base(options: argparse.Namespace, request: Request) -> dict[str, Any]:
-    written = next((p for p in (options.model, options.model.parent) if (p / "config.yaml").is_file()), None)
+    written = _run_of(options.model)
     if "data" in request.groups or written is None:
         configs = Configs(folders=(CONFIGS, *options.config_dir))
         # a group that does not stand at the root holds no eval section
@@ -107,6 +107,18 @@ def _base(options: argparse.Namespace, request: Request) -> dict[str, Any]:
     values = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(values, dict)
     return dict(values.get("eval") or {})
+
+
+def _run_of(model: Path) -> Path | None:
+    """The run directory that a model is of."""
+    return next((path for path in (model, model.parent) if (path / "config.yaml").is_file()), None)
+
+
+def _precision(model: Path) -> str:
+    """That of the engine of the run that made the model; fp32 where no run did."""
+    run = _run_of(model)
+    engine = (read_yaml(run / "config.yaml") or {}).get("engine") if run else None
+    return str((engine or {}).get("precision", "fp32"))
 
 
 def table(name: str, config: EvalConfig, metrics: Mapping[str, float]) -> Table:

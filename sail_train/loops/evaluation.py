@@ -58,20 +58,32 @@ def _source(suite: SuiteConfig) -> SourceConfig:
 
 
 def evaluate_model(
-    folder: str | Path, config: EvalConfig, *, seed: int = 0, verifier: VerifierConfig | None = None
+    folder: str | Path,
+    config: EvalConfig,
+    *,
+    seed: int = 0,
+    verifier: VerifierConfig | None = None,
+    precision: str = "fp32",
 ) -> EvalResult:
-    """Evaluates a saved model folder (or the model of a finished run); under torchrun the prompts are shared out."""
-    model, processor = load(folder)
+    """Evaluates a saved model folder (or the model of a finished run); under torchrun the prompts are shared out.
+
+    `precision` is that of the engine that trained it.
+    """
+    model, processor = load(folder, precision=precision)
     return _evaluate(model, processor, read_suites(config), config, seed=seed, verifier=verifier)
 
 
-def load(folder: str | Path) -> tuple[SailVLForConditionalGeneration, SailVLProcessor]:
-    """Model and processor of a model folder or of a finished run, on this rank's device."""
+def load(folder: str | Path, *, precision: str = "fp32") -> tuple[SailVLForConditionalGeneration, SailVLProcessor]:
+    """Model and processor of a model folder or of a finished run, on this rank's device.
+
+    With an engine's `precision` "bf16" in bf16 on a GPU, as the stage itself evaluates; a CPU computes in fp32.
+    """
     from sail_train.model.build import load_model
     from sail_train.model.folder import resolve
     from sail_train.processor.processor import load_processor
 
-    model: Any = load_model(folder)
+    bf16 = precision == "bf16" and dist.device().type == "cuda"
+    model: Any = load_model(folder, dtype="bfloat16" if bf16 else "float32")
     return model.to(dist.device()), load_processor(resolve(folder))
 
 

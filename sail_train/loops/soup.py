@@ -123,7 +123,7 @@ def evaluate_member(config: RunConfig, role: str, path: Path, suites: Suites) ->
 
 
 def evaluate_here(config: RunConfig, folder: Path, suites: Suites, *, phase: str = "after") -> dict[str, float]:
-    model, processor = load(folder)
+    model, processor = load(folder, precision=config.engine.precision)
     return evaluate_run(model, processor, config, phase=phase, suites=suites)
 
 

@@ -28,6 +28,13 @@ def test_suites_modes_and_values_can_be_chosen(trained: Path) -> None:
     assert found.modes == {"colour": ["on", "off"], "other": ["on", "off"]} and found.limit == 2
 
 
+def test_the_precision_is_that_of_the_engine_that_trained_the_model(tmp_path: Path) -> None:
+    for written, precision in (("engine: {precision: bf16}\n", "bf16"), ("engine: {}\n", "fp32"), ("", "fp32")):
+        (tmp_path / "config.yaml").write_text(written)
+        assert evaluate._precision(tmp_path) == evaluate._precision(tmp_path / "model") == precision
+    assert evaluate._precision(tmp_path / "elsewhere" / "model") == "fp32"
+
+
 def test_a_bare_folder_is_asked_what_a_data_group_holds(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "own" / "data").mkdir(parents=True)
     (tmp_path / "own" / "data" / "mine.yaml").write_text(

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sail_train.loops import evaluation
 from sail_train.loops.evaluation import evaluate_model, evaluate_run, load, read_evaluation, read_suites, taken_over
@@ -94,6 +96,25 @@ def test_a_model_folder_is_evaluated_without_a_run(make_run: Make, make_config: 
     inside = evaluate_run(*load(run), config, phase="after")
     for folder in (run, run / "model"):
         assert evaluate_model(folder, config.eval).metrics == inside
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "dtype"),
+    [("cuda", "bf16", "bfloat16"), ("cuda", "fp32", "float32"), ("cpu", "bf16", "float32")],
+)
+def test_a_gpu_evaluates_in_the_precision_of_the_engine(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch, device: str, precision: str, dtype: str
+) -> None:
+    run, chosen_dtypes = make_run("one"), []
+
+    def loaded(folder: Path, *, dtype: str) -> Any:
+        chosen_dtypes.append(dtype)
+        return SimpleNamespace(to=lambda device: device)
+
+    monkeypatch.setattr("sail_train.model.build.load_model", loaded)
+    monkeypatch.setattr("sail_train.dist.device", lambda: torch.device(device))
+    assert load(run, precision=precision)[0] == torch.device(device)
+    assert chosen_dtypes == [dtype]
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, make_config: Make) -> None:
