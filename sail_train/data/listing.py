@@ -33,6 +33,7 @@ ListFolder = Callable[[str, str], list[str]]
 """(source, glob) -> names in order."""
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_PATTERN = re.compile(r"[{}\\*?\[]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=//|:)|pipe:")
 
 
@@ -56,7 +57,7 @@ class ShardList(Sequence[str]):
         number = place + len(self) if place < 0 else place
         if not 0 <= number < len(self):
             raise IndexError(place)
-        part = bisect_right(self._ends, number)
+        part = bisect_right(self._ends, number)  # parts without a name end where they begin, and are passed over
         return self._parts[part][number - (self._ends[part - 1] if part else 0)]
 
     def __eq__(self, other: object) -> bool:
@@ -120,8 +121,15 @@ def expand(source: str, patterns: Sequence[str], *, list_folder: ListFolder | No
     parts: list[Sequence[str]] = []
     for pattern in patterns:
         lines = _listed(source, pattern.removeprefix("@")) if pattern.startswith("@") else None
+        plain: list[str] = []
         for line in [pattern] if lines is None else lines:
-            parts.extend(_part(source, _checked(source, line, listed=lines is not None), list_folder or matches))
+            checked = _checked(source, line, listed=lines is not None)
+            if _PATTERN.search(checked.partition("?")[0] if remote.is_remote(checked) else checked):
+                parts.extend([plain, *_part(source, checked, list_folder or matches)])
+                plain = []
+            else:
+                plain.append(checked)
+        parts.append(plain)
     shards = ShardList(parts)
     if not len(shards):
         raise ValueError(f"source {source!r}: shards={list(patterns)!r} names no shard; give paths or globs of .tar")

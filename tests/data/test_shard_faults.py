@@ -1,0 +1,452 @@
+"""Damaged and hostile shards through the whole stream: each fault named, every sample accounted for, nothing run.
+
+The account of a source that is read once: read - shown again + left out + lost with its shard = listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zlib
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sail_train.data import index
+from sail_train.data.config import DataConfig, SourceConfig
+from sail_train.data.stream import Stream
+from sail_train.processor.processor import SailVLProcessor
+
+Records = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Account:
+    trained: list[str]
+    read: int
+    bad: int
+    left_out: int
+    again: int
+    lost: int
+    records: Records
+
+    @property
+    def total(self) -> int:
+        return self.read - self.again + self.left_out + self.lost
+
+    def reasons(self) -> set[tuple[str, str]]:
+        return {(record["key"], record["reason"]) for record in self.records}
+
+
+def config_of(folder: Path, **more: Any) -> DataConfig:
+    source = SourceConfig(**{"shards": f"{folder}/*.tar", "max_bad": 1000, "epochs": 1, **more})
+    return DataConfig(
+        sources={"s": source},
+        seq_length=160,
+        max_patches=64,
+        num_streams=2,
+        batch_rows=2,
+        shuffle_buffer=4,
+        pack_buffer=3,
+        prefetch=0,
+    )
+
+
+def read_once(config: DataConfig, processor: SailVLProcessor, positions: Any = None) -> Account:
+    """All steps of one epoch, decoded."""
+    trained: list[str] = []
+    records: Records = []
+    with Stream(config, processor, seed=0) as stream:
+        if positions is not None:
+            stream.load_state(positions)
+        while (step := next(stream)).rows:
+            trained += [key for batch in step.batches for key in batch.keys if key]
+            records += step.quarantined
+        states = [state for name, state in stream.positions.items() if name != "settings"]
+    read, bad = (sum(state["counts"]["s"][place] for state in states) for place in (0, 1))
+    apart = [sum(state.get("apart", {}).get("s", (0, 0, 0))[place] for state in states) for place in range(3)]
+    return Account(
+        trained=trained, read=read, bad=bad, left_out=apart[0], again=apart[1], lost=apart[2], records=records
+    )
+
+
+def assert_adds_up(account: Account, listed: int) -> None:
+    assert account.total == listed
+    assert len(account.trained) == account.read - account.bad, "what is read is trained on, or quarantined"
+    lost = sum(record.get("samples") or 0 for record in account.records)
+    named = sum("samples" not in record for record in account.records)
+    assert (named, lost) == (account.bad, account.lost), "each is written down"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make: SimpleNamespace) -> Path:
+    """Four shards of ten samples."""
+    make.shards(tmp_path, "s", range(40), per_shard=10)
+    return tmp_path / "s"
+
+
+def indexed(folder: Path) -> None:
+    for shard in sorted(folder.glob("*.tar")):
+        index.ensure_index(str(shard))
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+def test_whole_shards_are_read_whole(folder: Path, processor: SailVLProcessor, with_index: bool) -> None:
+    if with_index:
+        indexed(folder)
+    account = read_once(config_of(folder), processor)
+    assert_adds_up(account, 40)
+    assert sorted(account.trained) == [f"{number:06d}" for number in range(40)] and not account.records
+
+
+def test_with_and_without_an_index_the_order_is_the_same(folder: Path, processor: SailVLProcessor) -> None:
+    before = read_once(config_of(folder), processor)
+    indexed(folder)
+    assert read_once(config_of(folder), processor) == before
+
+
+def test_half_a_tar_without_an_index_gives_its_whole_samples_and_is_named(
+    folder: Path, processor: SailVLProcessor
+) -> None:
+    halve(folder / "s-000001.tar")
+    account = read_once(config_of(folder), processor)
+    (record,) = account.records
+    assert record["reason"] == "truncated_shard" and record["shard"].endswith("s-000001.tar")
+    listed = 30 + int(record["detail"].split("; ")[1].split()[0]) + 1
+    assert_adds_up(account, listed)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_half_a_tar_with_an_index_is_known_by_its_size(folder: Path, processor: SailVLProcessor, policy: str) -> None:
+    indexed(folder)
+    halve(folder / "s-000001.tar")
+    config = config_of(folder, on_bad_shard=policy)
+    if policy == "stop":
+        with pytest.raises(ValueError, match="s-000001.index.parquet is of a shard of .* bytes, .*it was replaced"):
+            read_once(config, processor)
+        return
+    account = read_once(config, processor)
+    assert_adds_up(account, 40)
+    assert account.lost == 10 and {record["reason"] for record in account.records} == {"shard_unreadable"}
+
+
+def test_a_flipped_bit_is_caught_by_the_checksum_wherever_it_is(folder: Path, processor: SailVLProcessor) -> None:
+    indexed(folder)
+    table = index.read_index(str(folder / "s-000002.tar"))
+    assert table is not None
+    expected = set()
+    for row in table.to_pylist()[::3]:
+        # in a header, in the content, in the padding
+        flip(folder / "s-000002.tar", row["offset"] + (5, 600, row["size"] - 1)[len(expected) % 3])
+        expected.add((row["key"], "checksum"))
+    account = read_once(config_of(folder), processor)
+    assert_adds_up(account, 40)
+    assert account.reasons() == expected and len(account.trained) == 36
+
+
+def test_an_unreadable_image_leaves_its_row_and_is_named(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor
+) -> None:
+    files = [(f"{number}.json", make.json()) for number in range(9)]
+    make.tar(tmp_path / "a.tar", [*files, ("x.png", make.broken_image()), ("x.json", make.json(images=1))])
+    account = read_once(config_of(tmp_path), processor)
+    assert_adds_up(account, 10)
+    assert account.reasons() == {("x", "image_undecodable")}
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+def test_a_vanished_shard_stops_the_run_or_is_left_out_with_its_number_of_samples(
+    folder: Path, processor: SailVLProcessor, with_index: bool
+) -> None:
+    if with_index:
+        indexed(folder)
+    names = [str(path) for path in sorted(folder.glob("*.tar"))]
+    stopping, skipping = (config_of(folder, shards=names, on_bad_shard=policy) for policy in ("stop", "skip"))
+    streams = [Stream(config, processor, seed=0) for config in (stopping, skipping)]
+    (folder / "s-000002.tar").unlink()
+    with pytest.raises(FileNotFoundError, match="s-000002.tar"), streams[0] as stream:
+        while True:
+            next(stream)
+    trained: list[str] = []
+    records: Records = []
+    with streams[1] as stream:
+        while (step := next(stream)).rows:
+            trained += [key for batch in step.batches for key in batch.keys if key]
+            records += step.quarantined
+    (record,) = records
+    assert len(trained) == 30 and record["samples"] == (10 if with_index else None)
+    assert (record["shard"], record["reason"]) == (str(folder / "s-000002.tar"), "shard_unreadable")
+
+
+def test_a_shard_that_vanishes_half_read_loses_what_was_left_of_it(folder: Path, processor: SailVLProcessor) -> None:
+    config = dataclasses.replace(
+        config_of(folder, on_bad_shard="skip"), num_streams=1, batch_rows=1, shuffle_buffer=1, pack_buffer=1
+    )
+    with Stream(config, processor, seed=0) as stream:
+        first = next(stream)
+        open_shard = stream._reader._streams[0]._rows._candidates._mix.readers["s"]._open.file.path  # type: ignore[union-attr]
+        os.unlink(open_shard)
+        # what this process holds open stays readable; another disk would fail
+        from sail_train.data.shard_file import _open_files
+
+        _open_files.close(open_shard)
+        trained = [key for batch in first.batches for key in batch.keys]
+        records: Records = []
+        while (step := next(stream)).rows:
+            trained += [key for batch in step.batches for key in batch.keys if key]
+            records += step.quarantined
+    (record,) = records
+    assert record["samples"] == 40 - len(trained) and 0 < record["samples"] < 10
+
+
+def test_a_shard_that_changed_under_a_resumed_run_is_named(
+    folder: Path, make: SimpleNamespace, processor: SailVLProcessor
+) -> None:
+    with Stream(config_of(folder), processor, seed=0) as stream:
+        for _ in range(2):
+            positions = next(stream).positions
+    for shard in sorted(folder.glob("*.tar")):
+        make.tar(shard, [(f"{number}.json", make.json("red " * 90)) for number in range(9)])
+    with pytest.raises(ValueError, match=r"the data is not what it was.*s-00000\d.tar"):
+        read_once(config_of(folder), processor, positions=json.loads(json.dumps(positions)))
+
+
+def test_an_empty_shard_and_one_of_zeros_are_told_apart(folder: Path, processor: SailVLProcessor) -> None:
+    (folder / "zero.tar").write_bytes(b"")
+    (folder / "none.tar").write_bytes(bytes(10240))
+    account = read_once(config_of(folder), processor)
+    assert_adds_up(account, 41)
+    assert [(record["reason"], Path(record["shard"]).name) for record in account.records] == [
+        ("truncated_shard", "zero.tar")
+    ]
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+def test_duplicate_keys_are_named_and_the_first_is_read(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor, with_index: bool
+) -> None:
+    make.tar(tmp_path / "a.tar", [(name, make.json()) for name in ("a.json", "b.json", "a.json", "c.json", "c.json")])
+    if with_index:
+        indexed(tmp_path)
+    account = read_once(config_of(tmp_path), processor)
+    assert_adds_up(account, 4)
+    assert account.reasons() == {("a", "duplicate_key"), ("c", "duplicate_file")}
+    assert sorted(account.trained) == ["a", "b"]
+
+
+def test_filters_weights_and_faults_add_up_together(folder: Path, processor: SailVLProcessor) -> None:
+    indexed(folder)
+    for shard in sorted(folder.glob("*.tar")):
+        columns = {"score": [float(place) for place in range(10)], "weight": [1.0, 2.0, 0.0, 1.0, 1.0] * 2}
+        index.add_columns(str(shard), columns)
+    flip(folder / "s-000000.tar", index.ensure_index(str(folder / "s-000000.tar")).to_pylist()[3]["offset"] + 600)
+    (folder / "s-000003.tar").rename(folder / "gone")
+    names = [str(folder / f"s-00000{number}.tar") for number in range(4)]
+    (folder / "s-000003.tar").touch()
+    account = read_once(config_of(folder, shards=names, on_bad_shard="skip", filter=["score > 2"]), processor)
+    # 3 to 9 without 7 (weight 0), with 6 twice: one of them lost in shard 0, all of shard 3
+    assert (account.read, account.again, account.left_out, account.bad) == (21, 4, 16, 1)
+    assert account.lost == 7 and account.total == 40 and len(account.trained) == 20
+    assert account.reasons() == {("000003", "checksum"), ("", "shard_unreadable")}
+
+
+# what a stranger may hand us
+
+
+class Trap:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+def png_of(side: int) -> bytes:
+    """A PNG of one colour, a few KB whatever its side."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (side + 7) // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def gif_of(frames: int) -> bytes:
+    """A GIF of 2 x 2 pixels with that many frames."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(buffer, "GIF")
+    whole = buffer.getvalue()
+    begin = whole.index(b",\0\0\0\0")  # the first frame; the file ends with ";"
+    return whole[:begin] + whole[begin:-1] * frames + b";"
+
+
+def postscript(canary: Path) -> bytes:
+    return (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"
+        + f"({canary}) (w) file closefile\n(%pipe%touch {canary}) (w) file closefile\nshowpage\n".encode()
+    )
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def pax_bomb(name: str) -> tarfile.TarInfo:
+    """A member behind an extended header of many megabytes."""
+    info = tarfile.TarInfo(name)
+    info.pax_headers = {"comment": "x" * (8 << 20)}
+    return info
+
+
+def hostile(canary: Path, make: SimpleNamespace) -> dict[str, tuple[str, list[Any]]]:
+    """By key: the reason that is written down, and the members."""
+    evil, picture = pickle.dumps(Trap(canary)), make.json(images=1)
+    refused = {
+        f"r{place}": ("refused_file", [(f"r{place}.{extension}", evil), (f"r{place}.json", make.json())])
+        for place, extension in enumerate("pickle pkl pyd pth pt npy npz bin py tar gif eps svg so".split())
+    }
+    return {
+        **refused,
+        "soft": ("not_a_file", [special("soft.json", tarfile.SYMTYPE, "/etc/passwd")]),
+        "hard": ("not_a_file", [special("hard.json", tarfile.LNKTYPE, "/etc/passwd")]),
+        "node": ("not_a_file", [special("node.json", tarfile.CHRTYPE)]),
+        "block": ("not_a_file", [special("block.json", tarfile.BLKTYPE)]),
+        "fifo": ("not_a_file", [special("fifo.json", tarfile.FIFOTYPE)]),
+        "../up": ("unsafe_name", [("../up.json", make.json())]),
+        "/abs": ("unsafe_name", [("/abs.json", make.json())]),
+        "huge": ("image_too_large", [("huge.png", png_of(9000)), ("huge.json", picture)]),
+        "eps": ("image_unreadable", [("eps.jpg", postscript(canary)), ("eps.json", picture)]),
+        "gif": ("image_unreadable", [("gif.png", gif_of(10_000)), ("gif.json", picture)]),
+        "url": ("image_unreadable", [("url.jpg", f"pipe:touch {canary}".encode()), ("url.json", picture)]),
+    }
+
+
+def write(path: Path, members: list[Any]) -> None:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+def test_hostile_members_are_named_each_and_none_is_opened(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor, monkeypatch: pytest.MonkeyPatch, with_index: bool
+) -> None:
+    shards, canary = tmp_path / "shards", tmp_path / "canary"
+    shards.mkdir()
+    monkeypatch.chdir(tmp_path)
+    samples = hostile(canary, make)
+    members = [member for _, files in samples.values() for member in files]
+    write(shards / "a.tar", [*members, *((f"good{number}.json", make.json()) for number in range(5))])
+    assert len(png_of(9000)) < 20_000
+    if with_index:
+        indexed(shards)
+    account = read_once(config_of(shards), processor)
+    assert_adds_up(account, len(samples) + 5)
+    assert account.reasons() == {(key, reason) for key, (reason, _) in samples.items()}
+    assert sorted(account.trained) == [f"good{number}" for number in range(5)]
+    assert not canary.exists() and sorted(path.name for path in tmp_path.iterdir()) == ["shards"]
+
+
+def test_an_index_that_calls_hostile_members_good_is_not_believed(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor
+) -> None:
+    shards, canary = tmp_path / "shards", tmp_path / "canary"
+    shards.mkdir()
+    samples = hostile(canary, make)
+    members = [member for _, files in samples.values() for member in files]
+    write(shards / "a.tar", [*members, *((f"good{number}.json", make.json()) for number in range(5))])
+    table = index.build_index(str(shards / "a.tar"))
+    index.write_index(str(shards / "a.tar"), table.drop_columns([index.BAD]))
+    account = read_once(config_of(shards), processor)
+    assert_adds_up(account, len(samples) + 5)
+    assert account.reasons() == {(key, reason) for key, (reason, _) in samples.items()} and not canary.exists()
+
+
+def test_an_index_whose_samples_overlap_is_refused(folder: Path, processor: SailVLProcessor) -> None:
+    import pyarrow
+
+    shard = str(folder / "s-000000.tar")
+    table = index.build_index(shard)
+    sizes = pyarrow.array([size * 2 for size in table.column("size").to_pylist()], pyarrow.int64())
+    index.write_index(shard, table.set_column(table.schema.get_field_index("size"), "size", sizes))
+    with pytest.raises(ValueError, match="its samples do not follow each other"):
+        read_once(config_of(folder), processor)
+
+
+def test_an_index_that_splits_samples_elsewhere_gets_bad_samples_not_wrong_ones(
+    folder: Path, processor: SailVLProcessor
+) -> None:
+    import pyarrow
+
+    shard = str(folder / "s-000000.tar")
+    content = Path(shard).read_bytes()
+    rows = index.build_index(shard).to_pylist()
+    merged = [(rows[place]["offset"], rows[place]["size"] + rows[place + 1]["size"]) for place in range(0, 10, 2)]
+    table = pyarrow.table(
+        {
+            "key": [rows[place]["key"] for place in range(0, 10, 2)],
+            "offset": pyarrow.array([start for start, _ in merged], pyarrow.int64()),
+            "size": pyarrow.array([size for _, size in merged], pyarrow.int64()),
+            "crc32": pyarrow.array([zlib.crc32(content[s : s + n]) for s, n in merged], pyarrow.uint32()),
+        }
+    )
+    index.write_index(shard, table)
+    account = read_once(config_of(folder), processor)
+    assert Counter(record["reason"] for record in account.records) == {"corrupt_shard": 5}
+    assert_adds_up(account, 35)
+
+
+def test_a_pax_bomb_ends_its_shard_with_a_name_and_is_not_held_in_memory(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("a.json", "b.json"):
+            info = tarfile.TarInfo(name)
+            info.size = len(make.json())
+            archive.addfile(info, io.BytesIO(make.json()))
+        archive.addfile(pax_bomb("c.json"))
+    account = read_once(config_of(tmp_path), processor)
+    assert_adds_up(account, 3)
+    assert account.reasons() == {("", "corrupt_shard")} and "extended header" in account.records[0]["detail"]
+
+
+def test_a_gif_of_ten_thousand_frames_is_refused_by_its_first_bytes(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor
+) -> None:
+    gif = gif_of(10_000)
+    assert Image.open(io.BytesIO(gif)).n_frames == 10_000
+    members = [("a.webp", gif), ("a.json", make.json(images=1)), ("b.json", make.json())]
+    make.tar(tmp_path / "a.tar", members)
+    account = read_once(config_of(tmp_path), processor)
+    assert_adds_up(account, 2)
+    assert account.reasons() == {("a", "image_unreadable")}
