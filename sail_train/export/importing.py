@@ -41,8 +41,8 @@ def import_released(
         ValueError: `source` is no released SAIL-VL2 folder, has a setting that we have not, or does not fit together.
     """
     folder = resolve(source)
-    weight_files(folder)
     values = model_values(folder)
+    weight_files(folder)
     for key, value in overrides:
         _set(values, key, value)
     config = to_dataclass(ModelConfig, values, path="model")

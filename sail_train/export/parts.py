@@ -124,12 +124,10 @@ def _draw(module: nn.Module, std: float, add: Add, generator: torch.Generator) -
 
 def _copy(module: nn.Module, folder: Path, part: str, add: Add, generator: torch.Generator) -> None:
     """A part's weights from a folder, while `load_part` checks them against the module on the meta device."""
-    tied = module.state_dict().keys() - dict(module.named_parameters()).keys()
 
     def passed() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in _grown(read_part(module, folder, part), module, generator):
-            if name not in tied:
-                add(name, tensor)
+            add(name, tensor)
             yield name, tensor
 
     load_part(module, passed(), part=part, folder=folder, generator=generator)

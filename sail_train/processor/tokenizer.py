@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2TokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from sail_train.processor.style import END_OF_TEXT, QWEN3, THINK_END, THINK_START, TURN_END, TURN_START, ChatStyle
 
@@ -75,7 +75,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     try:
         # Not AutoTokenizer: beside a model's config.json it warns about a model type that it does not need.
-        kind = PreTrainedTokenizerFast if whole else Qwen2TokenizerFast
+        kind = PreTrainedTokenizerFast if whole else Qwen2Tokenizer
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises no other
         raise ValueError(f"{folder} holds no tokenizer that loads: {error}") from error

@@ -197,6 +197,44 @@ def test_parts_that_a_folder_has_not_are_refused_by_name(
         assemble(config, {"vision": vision, "language": vision}, tmp_path / "out")
 
 
+def tie(folder: Path, to: Path, *, apart: bool) -> Path:
+    """A language folder whose config says tied, and which has an output layer nevertheless."""
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    tensors = weights(folder)
+    if not apart:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, to / "model.safetensors", {"format": "pt"})
+    return to
+
+
+@pytest.mark.parametrize("how", ["assembled", "built"])
+def test_an_output_layer_that_is_not_the_embedding_is_never_dropped(
+    encoders: dict[str, Path], language: Path, make_config: Callable[..., ModelConfig], tmp_path: Path, how: str
+) -> None:
+    def make(tied: bool, folder: Path, name: str) -> dict[str, Tensor]:
+        config = make_config("aimv2", tie_word_embeddings=tied, max_position_embeddings=64)
+        paths = {"vision": str(encoders["sail"]), "language": str(folder)}
+        if how == "assembled":
+            return weights(assemble(config, paths, tmp_path / name, dtype="bfloat16"))
+        ids = {"image": 318, "eos": 317, "pad": 319}
+        return dict(build_model(config, parents=paths, seed=0, token_ids=ids, vocab_size=320).named_parameters())
+
+    same, apart = (tie(language, tmp_path / name, apart=name == "apart") for name in ("same", "apart"))
+    assert "language_model.lm_head.weight" not in make(True, same, "one")
+    message = "lm_head differs from embed_tokens; set model.language.tie_word_embeddings=false"
+    with pytest.raises(ValueError, match=message):
+        make(True, apart, "two")
+    found = make(False, apart, "three")["language_model.lm_head.weight"]  # what the message says to do
+    assert torch.equal(found[:300].to(torch.bfloat16), weights(language)["lm_head.weight"])
+    tensors = weights(same)
+    del tensors["lm_head.weight"]
+    save_file(tensors, same / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="language.tie_word_embeddings=False in the config, True in"):
+        make(False, same, "four")
+
+
 @pytest.mark.parametrize("part", ["vision", "language"])
 def test_weights_of_all_parts_are_looked_for_before_anything_is_written(
     encoders: dict[str, Path], language: Path, config: ModelConfig, tmp_path: Path, part: str,

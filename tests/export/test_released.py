@@ -270,6 +270,21 @@ def test_sail_vl_1_6_is_read_by_its_own_name_and_with_its_language_model(
     assert torch.equal(load_model(run)(input_ids=ids).logits, load_model(out)(input_ids=ids).logits)
 
 
+def test_an_untied_output_layer_under_a_config_that_says_tied_is_not_dropped(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", "aimv2", tie_word_embeddings=False)
+    folder = export(run, tmp_path / "released", format="released")
+    config = json.loads((folder / "config.json").read_text())
+    config["llm_config"]["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="lm_head differs from embed_tokens; set model.language.tie_word_embeddings="):
+        import_released(folder, tmp_path / "out")
+    out = import_released(folder, tmp_path / "out", overrides=[("language.tie_word_embeddings", False)])
+    found, ours = weights(out), weights(run / "model")
+    assert found.keys() == ours.keys() and all(torch.equal(found[name], ours[name]) for name in ours)
+
+
 def test_an_override_of_a_value_as_if_it_were_a_section_is_refused(
     spoiled: Callable[..., Path], tmp_path: Path
 ) -> None:
