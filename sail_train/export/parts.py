@@ -21,6 +21,7 @@ from sail_train.config import choice, to_mapping
 from sail_train.export.shards import SHARD_SIZE, ShardWriter, aside, parse_size
 from sail_train.model.build import DTYPES, generation_config, hf_config, read_part
 from sail_train.model.config import ModelConfig
+from sail_train.model.hf_config import SailVLConfig
 from sail_train.model.initialise import grow, initialise, part_generator
 from sail_train.model.names import PARTS
 from sail_train.model.released_config import part_config
@@ -63,7 +64,7 @@ def write_parts(
     with aside(out, need) as writing:
         writer = ShardWriter(writing, limit)
         for part in PARTS:
-            add = _adder(writer, PARTS[part], DTYPES[dtype])
+            add = adder(writer.add, PARTS[part], DTYPES[dtype])
             module = vlm.get_submodule(PARTS[part].removesuffix("."))
             if part in folders:
                 _copy(module, folders[part], part, add, part_generator(seed, f"{part}/rows"))
@@ -98,18 +99,25 @@ def _on_meta(
     rows = max(processor.vocab_size, config.language.vocab_size or 0)
     if "language" in folders:
         rows = max(rows, language_values(part_config(folders["language"])).get("vocab_size") or 0)
+    return on_meta(hf_config(config, token_ids=processor.token_ids, vocab_size=rows))
+
+
+def on_meta(config: SailVLConfig) -> SailVLForConditionalGeneration:
+    """A model without weights, which says what they are called and of which shape."""
     with torch.device("meta"), no_init_weights():
-        vlm = SailVLForConditionalGeneration(hf_config(config, token_ids=processor.token_ids, vocab_size=rows))
+        vlm = SailVLForConditionalGeneration(config)
     vlm.language_model.tie_weights()
     return vlm
 
 
-def _adder(writer: ShardWriter, prefix: str, dtype: torch.dtype) -> Add:
+def adder(write: Add, prefix: str, dtype: torch.dtype) -> Add:
+    """Writes what comes under a prefix and in a dtype; ValueError for a weight that is not finite there."""
+
     def add(name: str, tensor: Tensor) -> None:
-        tensor = tensor.to(dtype)
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if not tensor.isfinite().all():
             raise ValueError(f"{prefix}{name} holds values that are not finite in {str(dtype).removeprefix('torch.')}")
-        writer.add(prefix + name, tensor)
+        write(prefix + name, tensor)
 
     return add
 

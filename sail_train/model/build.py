@@ -107,13 +107,18 @@ def save_model(
     vlm.save_pretrained(directory, state_dict=weights)
 
 
-def load_model(directory: str | Path, *, dtype: str = "float32") -> SailVLForConditionalGeneration:
-    """The model of a model folder or run directory, in eval mode; ValueError if it is not a whole sail_vl model."""
-    folder = resolve(directory)
+def load_config(folder: Path) -> SailVLConfig:
+    """The config of a model folder; ValueError if it is not that of a whole sail_vl model."""
     values = read_config(folder)
     if (found := values.pop("model_type", None)) != SailVLConfig.model_type:
         raise ValueError(f"{folder} holds a {found!r} model, not {SailVLConfig.model_type!r}")
-    return _load(folder, SailVLConfig(**values), dtype)
+    return SailVLConfig(**values)
+
+
+def load_model(directory: str | Path, *, dtype: str = "float32") -> SailVLForConditionalGeneration:
+    """The model of a model folder or run directory, in eval mode; ValueError if it is not a whole sail_vl model."""
+    folder = resolve(directory)
+    return _load(folder, load_config(folder), dtype)
 
 
 def _load(folder: Path, config: SailVLConfig, dtype: str) -> SailVLForConditionalGeneration:

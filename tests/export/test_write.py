@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sail_train.export.shards import ShardWriter
 from sail_train.export.write import export
 from sail_train.model.build import build_model, load_model, save_model
 from sail_train.model.config import LanguageConfig, ModelConfig, VisionConfig
@@ -103,7 +104,7 @@ def spoil_image_token(folder: Path) -> None:
         (spoil_config(merge_size=1), "merge_size is 2 for the model, 1 for the processor"),
         (spoil_image_token, "image_token_id is 3 for the model"),
         (spoil_tokenizer, "the tokenizer has .* tokens, the model .* embeddings"),
-        (spoil_weight, "adapter.up.bias hold values that are not finite"),
+        (spoil_weight, "adapter.up.bias holds values that are not finite in float32"),
         (lambda folder: (folder / "processor_config.json").unlink(), "holds no processor"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda folder: (folder / "config.json").unlink(), "neither config.json nor model/config.json"),
@@ -141,3 +142,64 @@ def test_large_models_travel_in_shards_with_an_index(run: Path, tmp_path: Path) 
     assert len(files) > 1 and set(index["weight_map"].values()) == files
     source, again = load_model(run).state_dict(), load_model(out).state_dict()
     assert all(torch.equal(source[name], again[name]) for name in source)
+
+
+@pytest.mark.parametrize("format", ["sail", "code", "released"])
+def test_weights_pass_one_by_one_and_no_model_is_held(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    run = make_run(tmp_path / "run", "aimv2")
+    monkeypatch.setattr("sail_train.export.write.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    waiting: list[int] = []
+    add = ShardWriter.add
+
+    def watched(self: ShardWriter, name: str, tensor: torch.Tensor) -> None:
+        add(self, name, tensor)
+        waiting.append(sum(held.nbytes for held in self._waiting.values()))
+
+    monkeypatch.setattr(ShardWriter, "add", watched)
+    out = export(run, tmp_path / "out", format=format, shard_size="10KB")
+    largest = max(tensor.nbytes for file in out.glob("*.safetensors") for tensor in load_file(file).values())
+    assert len(waiting) > 10 and max(waiting) <= max(10_000, largest) < sum(
+        file.stat().st_size for file in out.glob("*.safetensors")
+    )
+
+
+def change(**values: torch.Tensor | None) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors") | {k.replace("__", "."): v for k, v in values.items()}
+        kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (change(adapter__up__bias=None), "lacks model weights: adapter.up.bias"),
+        (change(adapter__extra=torch.ones(1)), "has unknown model weights: adapter.extra"),
+        (change(adapter__up__bias=torch.ones(3)), r"adapter.up.bias is \(3,\), not \(8,\)"),
+        (change(language_model__model__embed_tokens__weight=torch.ones(3, 8)), r"embed_tokens.weight is \(3, 8\), not"),
+        (change(language_model__lm_head__weight=torch.ones(271, 8)), "lm_head differs from embed_tokens"),
+    ],
+)
+def test_a_model_whose_weights_are_not_its_configs_is_refused(
+    run: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(run / "model")
+    with pytest.raises(ValueError, match=message):
+        export(run, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_model_with_names_of_transformers_own_is_loaded_to_be_checked(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", "aimv2", model_type="glm", tie_word_embeddings=False)
+    out = export(run, tmp_path / "out")
+    source, again = load_model(run).state_dict(), load_model(out).state_dict()
+    assert all(torch.equal(source[name], again[name]) for name in source)
+    change(adapter__up__bias=None)(run / "model")
+    with pytest.raises(ValueError, match="has missing keys: adapter.up.bias"):
+        export(run, tmp_path / "other")
