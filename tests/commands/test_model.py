@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sail_train.commands import model
+from sail_train.cost import state_bytes
 
 LARGE = ("model.vision.hidden_size=1024", "model.vision.intermediate_size=2816", "model.vision.num_attention_heads=8")
 
@@ -87,6 +88,18 @@ def test_the_documented_table_is_what_is_counted(capsys: pytest.CaptureFixture[s
         numbers = [int(cell.replace(",", "")) for cell in re.findall(r"\b\d{1,3}(?:,\d{3})+\b", row)]
         counted = facts(capsys, f"model={name}")["parameters"]
         assert numbers == [counted[key] for key in ("vision", "adapter", "language", "total", "active")], name
+
+
+@pytest.mark.parametrize("name", EXACT.keys() - {"sail_vl2_2b_anyres"})
+def test_the_documented_memory_is_what_is_computed(name: str) -> None:
+    text, total = (Path(__file__).parents[2] / "docs" / "models.md").read_text(), EXACT[name][3]
+    row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    computed = [
+        sum(state_bytes(total, total, zero_stage=stage, num_devices=devices, bf16=True).values())
+        for devices in (8, 64)
+        for stage in (1, 2, 3)
+    ]
+    assert row.split("|")[2:-1] == [f" {each / 1e9:,.1f} " for each in (*computed, 2 * total)]
 
 
 def test_the_tables_show_what_the_json_says(capsys: pytest.CaptureFixture[str]) -> None:
