@@ -86,6 +86,13 @@ class LogicalPrompts:
         self._candidates.load_state(state)
 
 
+def conversations(prompts: PromptStream) -> Iterator[Conversation]:
+    """For whoever needs a number of prompts: ValueError when they are exhausted before."""
+    for conversation, _ in prompts:
+        yield conversation
+    raise ValueError("all prompts are exhausted; give a source more epochs, or ask for fewer prompts or steps")
+
+
 def _check_budgets(config: DataConfig) -> None:
     """ValueError for a budget of tokens: nothing counts those of prompts."""
     for name, source in config.sources.items():
@@ -132,6 +139,11 @@ class PromptStream(Iterator[tuple[Conversation, dict[str, Any]]]):
         self._records.extend(self._streams[index % self._num_streams].ledger.take())
         self.positions = self._prompts.positions()
         return conversation, self.positions
+
+    @property
+    def changes(self) -> list[str]:
+        """What the mixture does otherwise than when the loaded positions were saved (`data.allow_mix_change`)."""
+        return self._prompts.changes
 
     def take_quarantined(self) -> tuple[dict[str, Any], ...]:
         """Records of the bad samples met since the last call; for quarantine.jsonl, once the prompts are trained on."""

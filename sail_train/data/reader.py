@@ -97,6 +97,11 @@ class Reader:
         )
         self._threads = ThreadPoolExecutor(config.decode_threads) if config.decode_threads > 1 else None
 
+    @property
+    def changes(self) -> list[str]:
+        """See `Interleave.changes`."""
+        return self._rows.changes
+
     def positions(self) -> dict[str, Any]:
         """JSON: where the streams stand after the last row."""
         return self._rows.positions()

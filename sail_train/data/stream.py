@@ -100,6 +100,11 @@ class Stream(Iterator[Step]):
         self._reader.load_state(positions)
         self.positions = self._reader.positions()
 
+    @property
+    def changes(self) -> list[str]:
+        """What the mixture does otherwise than when the loaded positions were saved (`data.allow_mix_change`)."""
+        return self._reader.changes
+
     def close(self) -> None:
         """Ends the background threads and processes."""
         if not self._closed:

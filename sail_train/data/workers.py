@@ -87,6 +87,11 @@ class Workers:
         self._workers = [Process(place, {**start, "numbers": share}) for place, share in enumerate(shares)]
         self._wanted = False
 
+    @property
+    def changes(self) -> list[str]:
+        """See `Interleave.changes`."""
+        return self._reader.changes
+
     def positions(self) -> dict[str, Any]:
         """JSON: where the streams stand after the last row."""
         return dict(self._positions)
@@ -94,7 +99,8 @@ class Workers:
     def load_state(self, positions: Mapping[str, Any]) -> None:
         """Goes on after `positions`, which may hold other streams too."""
         self._reader.check(positions)
-        self._positions = {name: positions[name] for name in (SETTINGS, *map(str, self._numbers))}
+        # the settings are ours: those of a mixture that changed when asked go on as they are now
+        self._positions = {SETTINGS: self.settings, **{name: positions[name] for name in map(str, self._numbers)}}
         for number, ledger in self._ledgers.items():
             ledger.load_state(self._positions[str(number)])
         self._wanted = False

@@ -27,6 +27,7 @@ INERT = (
     "run_dir", "recipe_dir", "parents", "log", "train.log_every", "train.save_every", "train.keep", "eval.show",
     "eval.batch_size", "engine.timeout_minutes", "engine.bucket_elements", "data.micro_batch", "data.prefetch",
     "data.decode_threads", "data.workers", "data.balance", "data.balance_group",
+    "data.index_dir", "data.allow_mix_change",
 )  # fmt: skip
 """Keys, with all below them, that may change without changing the result. Of parents the models count, by hash."""
 

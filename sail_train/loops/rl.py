@@ -8,14 +8,14 @@ rollout batches only, so a resumed run draws the same responses from the same pr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sail_train import dist
-from sail_train.data.prompts import PromptStream
+from sail_train.data.prompts import PromptStream, conversations
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.loop import WorkStep
 from sail_train.engine.rundir import RunDir
@@ -32,7 +32,7 @@ from sail_train.rl.groups import Roller, RolloutBatch
 from sail_train.rl.objectives.objective import Objective, add_reference
 from sail_train.rl.parity import check_parity, is_due
 from sail_train.rl.rollout import Rollout, build_engine
-from sail_train.types import Batch, Conversation
+from sail_train.types import Batch
 
 
 def run(config: RunConfig) -> Outcome:
@@ -78,9 +78,10 @@ class RLWork:
             processor=processor,
             engine=build_engine(vlm, processor, config.rl),
             rewards=rewards,
-            prompts=_conversations(self._prompts),
+            prompts=conversations(self._prompts),
             seed=config.seed,
         )
+        self._changes: list[str] = []
         self._number = 0
         """Of the next rollout batch."""
         self._updates: deque[list[Rollout]] = deque()
@@ -92,6 +93,9 @@ class RLWork:
 
     def next_step(self) -> WorkStep:
         """The next update; rolls out when the last batch is used up."""
+        if self._changes:  # told now: while a run is restored its files are still cut back
+            self._run_dir.event("mix_change", changes=self._changes)
+            self._changes = []
         metrics: Mapping[str, float] = {}
         while not self._updates:
             metrics = self._roll()
@@ -116,6 +120,7 @@ class RLWork:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._prompts.load_state(state["positions"])
+        self._changes = self._prompts.changes
         self._number = state["rollout_batch"]
 
     def validate(self) -> None:
@@ -173,8 +178,3 @@ class RLWork:
 def _reference(config: RunConfig, processor: SailVLProcessor) -> PackedLM:
     """What the stage starts from, once more and whole: it stays as it is."""
     return PackedLM(setup.make_model(config, processor, trained=False)).eval()
-
-
-def _conversations(prompts: PromptStream) -> Iterator[Conversation]:
-    for conversation, _ in prompts:
-        yield conversation

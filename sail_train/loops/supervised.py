@@ -40,7 +40,7 @@ def run(config: RunConfig) -> Outcome:
     with make_stream(config, processor, setup.model_shape(config, vlm)) as stream:
         evaluate_start(vlm, processor, config, run_dir)
         engine = setup.make_engine(config, vlm, accumulation=stream.accumulation)
-        work = SupervisedWork(stream, engine, config, validation=Validation.of(config, processor))
+        work = SupervisedWork(stream, engine, config, run_dir, validation=Validation.of(config, processor))
         return train_stage(engine, work, vlm, processor, config, run_dir)
 
 
@@ -66,8 +66,10 @@ class SupervisedWork:
     at_boundary = True
 
     def __init__(
-        self, stream: Stream, engine: TrainEngine, config: RunConfig, *, validation: Validation | None
+        self, stream: Stream, engine: TrainEngine, config: RunConfig, run_dir: RunDir, *, validation: Validation | None
     ) -> None:
+        self._run_dir = run_dir
+        self._changes: list[str] = []
         self._stream = stream
         self._engine = engine
         self._loss, self._count = LOSSES[config.train.loss]
@@ -83,6 +85,9 @@ class SupervisedWork:
         Raises:
             ValueError: all sources are exhausted.
         """
+        if self._changes:  # told now: while a run is restored its files are still cut back
+            self._run_dir.event("mix_change", changes=self._changes)
+            self._changes = []
         step = next(self._stream)
         counted = float(sum(self._count(batch) for batch in step.batches))
         costs = all_costs(step.costs, rank=dist.rank(), world=dist.world_size())
@@ -112,7 +117,7 @@ class SupervisedWork:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._stream.load_state(state["positions"])
-        self._positions = self._stream.positions
+        self._positions, self._changes = self._stream.positions, self._stream.changes
         self._shares.load_state(state.get("shares", {}))
 
     def validate(self) -> Mapping[str, float] | None:
