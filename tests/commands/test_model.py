@@ -90,7 +90,7 @@ def test_the_documented_table_is_what_is_counted(capsys: pytest.CaptureFixture[s
         assert numbers == [counted[key] for key in ("vision", "adapter", "language", "total", "active")], name
 
 
-@pytest.mark.parametrize("name", EXACT.keys() - {"sail_vl2_2b_anyres"})
+@pytest.mark.parametrize("name", [name for name in EXACT if name != "sail_vl2_2b_anyres"])
 def test_the_documented_memory_is_what_is_computed(name: str) -> None:
     text, total = (Path(__file__).parents[2] / "docs" / "models.md").read_text(), EXACT[name][3]
     row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
