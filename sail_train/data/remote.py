@@ -38,8 +38,6 @@ LONGEST_AHEAD = 8
 THREADS = 4
 """Requests at a time that read ahead."""
 
-LASTING = frozenset({errno.EINVAL, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOENT})
-"""Errors here that waiting does not cure."""
 _ANSWERS = {400: errno.EINVAL, 401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
 """HTTP answers that asking again does not change."""
 

@@ -17,6 +17,12 @@ from sail_train.data.config import DataConfig, SourceConfig
         ({"max_bad": -0.1}, "max_bad=-0.1 must be a share below 1 or a whole count"),
         ({"max_bad": 2.5}, "max_bad=2.5 must be"),
         ({"think_flag": 1.5}, "think_flag=1.5 must be a share"),
+        ({"size": 0}, "size=0 must be above 0, or null"),
+        ({"epochs": -0.5}, "epochs=-0.5 must be above 0"),
+        ({"max_tokens": 0}, "max_tokens=0 must be above 0"),
+        ({"start_step": -1}, "start_step=-1 must be 0 or more"),
+        ({"start_step": 5, "stop_step": 5}, "stop_step=5 after it"),
+        ({"on_bad_shard": "ignore"}, "on_bad_shard='ignore' is unknown; use one of stop, skip"),
     ],
 )
 def test_impossible_source_values_are_refused(values: dict[str, Any], message: str) -> None:
@@ -31,6 +37,7 @@ def test_impossible_source_values_are_refused(values: dict[str, Any], message: s
         ({"pack_buffer": 0}, "pack_buffer=0"),
         ({"decode_threads": 0}, "decode_threads=0"),
         ({"prefetch": -1}, "prefetch=-1 must be 0"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0, or null"),
         ({"packing": "tetris"}, "packing='tetris' is none of best_fit, subset"),
         ({"overlong": "cut"}, "overlong='cut' is none of quarantine, split"),
         ({"balance": "rack"}, "balance='rack' is none of off, node, world"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from sail_train.data.shard_file import ShardFile  # noqa: E402
 from sail_train.data.shards import SourceReader  # noqa: E402
 
 pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")
+yarl = pytest.importorskip("yarl")
 
 
 @pytest.fixture(autouse=True)
@@ -171,11 +173,43 @@ def test_a_redirect_to_another_scheme_is_refused_and_one_within_it_followed(fold
         handler.path.startswith("/there/") and (handler.empty(302, Location=handler.path[6:]) or True)
     )
     assert len(contents(reader(f"{server.url}/there/s/s-000000.tar"))) == 10
-    for target in ("ftp://127.0.0.1/s.tar", "file:///etc/passwd", "http://me:secret@127.0.0.1/x.tar"):
+    with_password = f"{server.url.replace('://', '://me:secret@')}/s/s-000002.tar"
+    for target in ("ftp://127.0.0.1/s.tar", "file:///etc/passwd", with_password):
         server.fault = lambda handler, to=target: bool(handler.empty(302, Location=to) or True)
         with pytest.raises(OSError) as told:
             next(reader(f"{server.url}/s/s-000001.tar"))
         assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("begun", "target", "fine"),
+    [("https", "http://x/a.tar", False), ("http", "https://x/a.tar", True), ("https", "/b.tar", True)],
+)
+def test_no_redirect_leaves_https(begun: str, target: str, fine: bool) -> None:
+    async def follow() -> None:
+        async with await remote._client() as client:
+            (hook,) = client.trace_configs[0].on_request_redirect
+            response = SimpleNamespace(headers={"Location": target}, close=lambda: None)
+            await hook(client, None, SimpleNamespace(url=yarl.URL(f"{begun}://y/a.tar"), response=response))
+
+    if fine:
+        asyncio.run(follow())
+    else:
+        with pytest.raises(PermissionError, match="another scheme"):
+            asyncio.run(follow())
+
+
+def test_a_server_that_says_that_it_has_no_ranges_is_refused(server: FolderServer) -> None:
+    def none(handler: Any) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.send_header("Accept-Ranges", "none")
+        handler.end_headers()
+        return True
+
+    server.fault = lambda handler: handler.command == "HEAD" and none(handler)
+    with pytest.raises(OSError, match="serves no ranges; copy the shards"):
+        next(reader(f"{server.url}/s/s-000000.tar"))
 
 
 def test_a_server_without_ranges_is_refused_before_it_sends_whole_shards(server: FolderServer) -> None:

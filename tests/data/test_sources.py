@@ -16,7 +16,7 @@ from sail_train.data import index
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.held_out import held_out
 from sail_train.data.interleave import budget_of, candidates, mixture, shard_lists
-from sail_train.data.listing import ShardList, expand, names_hash
+from sail_train.data.listing import ShardList, describe, expand, names_hash
 from sail_train.data.mix import Mixture
 from sail_train.data.prompts import PromptStream, conversations
 from sail_train.data.quarantine import Ledger
@@ -377,3 +377,17 @@ def test_a_hundred_thousand_shards_are_named_without_a_list_or_a_look(monkeypatc
     with pytest.raises(IndexError):
         found[100_000]
     assert ShardList([]) == [] and len(ShardList([])) == 0
+
+
+def test_a_lineage_tells_names_and_sizes_of_what_it_can_look_at(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.tar").write_bytes(bytes(10 + number))
+    found = describe(expand("s", [f"{tmp_path}/{{0..2}}.tar"]))
+    assert (found["shards"], found["bytes"]) == (3, 33)
+    (tmp_path / "1.tar").write_bytes(b"")
+    assert describe(expand("s", [f"{tmp_path}/{{0..2}}.tar"]))["hash"] != found["hash"]
+    assert describe(expand("s", ["s3://bucket/{0..2}.tar"]))["bytes"] is None
+    shards = expand("s", [f"{tmp_path}/*.tar"])
+    (tmp_path / "2.tar").unlink()
+    with pytest.raises(ValueError, match="2.tar' cannot be looked at: No such file"):
+        describe(shards)
