@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,6 +23,7 @@ import numpy as np
 
 from sail_train.data import remote, tar
 from sail_train.data.conditions import all_hold, parse
+from sail_train.data.crc import crc32
 from sail_train.data.shard_file import ShardFile, UnreadableShard
 from sail_train.types import BadSample
 
@@ -231,7 +231,7 @@ def build_index(shard: str) -> Table:
             values = (key, start, end - start, checksum(file, start, end), str(problem))
         else:
             block = file.read(start, end - start)
-            values = (tar.read_sample(block)[0], start, end - start, zlib.crc32(block), "")
+            values = (tar.read_sample(block)[0], start, end - start, crc32(block), "")
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
     file.close()
@@ -245,7 +245,7 @@ def checksum(file: ShardFile, start: int, end: int) -> int:
     """crc32 of the bytes from `start` to `end`, or to the end of the file."""
     crc = 0
     while start < end and (block := file.read(start, min(CHUNK, end - start))):
-        crc, start = zlib.crc32(block, crc), start + len(block)
+        crc, start = crc32(block, crc), start + len(block)
     return crc
 
 

@@ -7,6 +7,7 @@ ours is imported.
 
 from __future__ import annotations
 
+import copy
 import functools
 import glob
 import json
@@ -251,19 +252,23 @@ def webdataset_resume(folder: str, places: list[int]) -> Run:
 
 def energon_resume(folder: str, places: list[int]) -> Run:
     """The first batch of 32 after a saved state is restored."""
-    loader, states, batches = energon_loader(folder), {}, 0
-    states[0] = loader.save_state_rank()
-    wanted = {place // 32: place for place in places}
-    for batches, _ in enumerate(loader, start=1):
-        if batches in wanted:
-            states[wanted[batches]] = loader.save_state_rank()
+    loader, states, firsts = energon_loader(folder), {}, {}
+    # copied, as storing would: what it returns goes on changing while the loader is read
+    states[0] = copy.deepcopy(loader.save_state_rank())
+    for number, batch in enumerate(loader):
+        firsts[32 * number] = batch[0]["__key__"]
+        if 32 * (number + 1) in places:
+            states[32 * (number + 1)] = copy.deepcopy(loader.save_state_rank())
     turn = iter(places * 1000)
 
     def run() -> Round:
         clock, place = Clock(), next(turn)
         resumed = energon_loader(folder)
-        resumed.restore_state_rank(states[place])
-        return clock.told(len(next(iter(resumed))), place=place)
+        resumed.restore_state_rank(copy.deepcopy(states[place]))
+        batch = next(iter(resumed))
+        told = clock.told(len(batch), place=place)
+        assert batch[0]["__key__"] == firsts[place], "it goes on where it was"
+        return told
 
     return run
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gzip
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -238,16 +240,18 @@ def test_few_files_stay_open(tmp_path: Path, make: SimpleNamespace, monkeypatch:
 
 
 class Flaky:
-    """os.pread that fails a number of times."""
+    """Reads of os that fail a number of times, however they are made."""
 
-    def __init__(self, failures: int, number: int = errno.EIO) -> None:
-        self.remaining, self.number, self.real = failures, number, os.pread
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int, number: int = errno.EIO) -> None:
+        self.remaining, self.number = failures, number
+        for name in ("pread", "preadv"):
+            monkeypatch.setattr(os, name, functools.partial(self._read, getattr(os, name)))
 
-    def __call__(self, descriptor: int, length: int, offset: int) -> bytes:
+    def _read(self, real: Callable[..., Any], *arguments: Any) -> Any:
         if self.remaining > 0:
             self.remaining -= 1
             raise OSError(self.number, os.strerror(self.number))
-        return self.real(descriptor, length, offset)
+        return real(*arguments)
 
 
 def test_a_passing_read_error_is_tried_again_and_loses_nothing(
@@ -257,8 +261,9 @@ def test_a_passing_read_error_is_tried_again_and_loses_nothing(
     expected = keys(open_reader(pattern), 10)
     reader = open_reader(pattern)
     found = keys(reader, 4)
-    monkeypatch.setattr(os, "pread", Flaky(2))
+    flaky = Flaky(monkeypatch, 2)
     assert found + keys(reader, 6) == expected
+    assert flaky.remaining == 0, "they were met"
 
 
 def test_a_lasting_read_error_stops_with_the_shard_named(
@@ -266,7 +271,7 @@ def test_a_lasting_read_error_stops_with_the_shard_named(
 ) -> None:
     reader = open_reader(make.shards(tmp_path, "s", range(10)))
     next(reader)
-    monkeypatch.setattr(os, "pread", Flaky(1000))
+    Flaky(monkeypatch, 1000)
     with pytest.raises(OSError, match="source 's'.*s-000000.tar"):
         next(reader)
 
@@ -292,6 +297,19 @@ def test_short_reads_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, length, offset: real(descriptor, min(length, 7), offset))
     assert ShardFile(str(tmp_path / "a"), source="s").read(10, 1000) == bytes(range(10, 250))
+
+
+def test_samples_are_whole_however_short_the_reads_and_share_no_memory(
+    tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [bytes([number]) * (600_000 * (number + 1)) for number in range(3)]  # the last is over what is kept ready
+    path = make.tar(tmp_path / "a.tar", [(f"{number}.txt", body) for number, body in enumerate(bodies)])
+    file = ShardFile(str(path), source="s")
+    index = file.index()
+    assert [sample.members["txt"] for sample in [file.sample(index, place) for place in range(3)]] == bodies
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda descriptor, views, offset: real(descriptor, [views[0][:7]], offset))
+    assert [sample.members["txt"] for sample in [file.sample(index, place) for place in range(3)]] == bodies
 
 
 def test_a_bad_sample_keeps_its_reason(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -239,3 +240,30 @@ def test_random_damage_never_raises_anything_but_bad_samples() -> None:
         found = index(bytes(damaged))
         assert all(isinstance(error, BadSample) for _, error in found.bad.values())
         good(bytes(damaged))
+
+
+def test_the_short_way_through_a_header_finds_what_the_long_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or leaves it to the long one: for whole headers of all forms, and for damaged ones."""
+    rng, short, taken = random.Random(0), tar._plain_member, 0
+    monkeypatch.setattr(tar, "_plain_member", lambda header, offset: None)
+
+    def long(header: bytes) -> tar.Member | None:
+        try:
+            return tar._next_member(lambda offset, length: header[offset : offset + length], 0)
+        except BadSample:
+            return None
+
+    for turn in range(4000):
+        member = tarfile.TarInfo(
+            rng.choice(["a.json", "folder/b.0.jpg", "n" * 99 + "x", "ä.png", "x" * 140 + "/y.txt"])
+        )
+        member.size, member.mtime = rng.choice([0, 7, 511, 1 << 20, 8**11 - 1, 8**12]), rng.choice([0, 1.5, 1e9])
+        member.type = rng.choice([tarfile.REGTYPE] * 8 + [tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.AREGTYPE])
+        form = rng.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+        header = bytearray(member.tobuf(form)[:512])
+        for _ in range(rng.choice([0, 0, 1, 2]) if turn else 0):
+            header[rng.choice([rng.randrange(512), rng.randrange(124, 157)])] = rng.choice([*b"0789 \0-", 0x80, 0xFF])
+        found = short(bytes(header), 0)
+        assert found is None or found == long(bytes(header)), bytes(header)
+        taken += found is not None
+    assert taken > 500, "it is taken at all"
