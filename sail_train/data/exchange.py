@@ -19,7 +19,7 @@ from torch import distributed
 from sail_train import dist
 from sail_train.data.config import DataConfig
 from sail_train.data.deal import Cost, assign
-from sail_train.data.ready import ReadyRow, from_bytes, message_size, to_bytes
+from sail_train.data.ready import ReadyRow, from_bytes, to_bytes
 
 FAILED = -1.0
 """In place of a cost: the rank could not read its rows."""
@@ -122,12 +122,14 @@ def exchange(
 ) -> tuple[Sequence[ReadyRow], list[list[ReadyRow]]]:  # fmt: skip
     """(the rows of this step that this rank read, `num_rows` of them; its micro steps' rows).
 
-    A rank that cannot read its rows says so to the others before it raises, so that none waits for it.
+    A rank that cannot read its rows says so to the others before it raises, so that none waits for it. What can fail
+    on one rank alone comes before that, the messages of rows that may stay included: nearly all of them leave.
     """
     table = np.full((num_rows, 2), FAILED)
     try:
         rows = read()
-        table = np.array([(sum(cost(row)), message_size(row)) for row in rows])
+        ready = [to_bytes(row) for row in rows]
+        table = np.array([(sum(cost(row)), len(message)) for row, message in zip(rows, ready, strict=True)])
     finally:
         tables = group.gather(table)  # (size, num_rows, 2)
     failed = [rank for rank in range(group.size) if (tables[rank, :, 0] == FAILED).any()]
@@ -136,7 +138,7 @@ def exchange(
     places = assign(tables[:, :, 0].reshape(-1), group.size, micro_batch, per_micro_step=per_micro_step)
     sent = _sent(places, tables[:, :, 1].reshape(-1), num_rows)
     first = group.rank * num_rows
-    messages = {one.tag: to_bytes(rows[one.tag - first]) for one in sent if one.sender == group.rank}
+    messages = {one.tag: ready[one.tag - first] for one in sent if one.sender == group.rank}
     received = group.swap(messages, sent)
     have = {first + number: row for number, row in enumerate(rows)}
     have |= {tag: from_bytes(message) for tag, message in received.items()}

@@ -50,14 +50,15 @@ class Prefetch(Iterator[Item], Generic[Item]):
             raise self._failure
         return item  # type: ignore[return-value]
 
-    def close(self) -> None:
-        """Stops the thread and waits for it."""
+    def close(self) -> bool:
+        """Stops the thread and waits for it; False where it did not end, and what it builds from is still its own."""
         with self._changed:
             self._stop = True
             self._changed.notify()
         self._thread.join(PATIENCE if self._together else None)
         if self._thread.is_alive():
             log.warning("other ranks did not answer for %g s; their rows are not waited for any longer", PATIENCE)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while self._may_build():

@@ -119,19 +119,9 @@ def ready(
     )
 
 
-def header_of(row: ReadyRow) -> bytes:
-    """The row's description as JSON."""
-    return json.dumps(row.describe()).encode()
-
-
-def message_size(row: ReadyRow) -> int:
-    """Bytes of `to_bytes`."""
-    return 8 + len(header_of(row)) + row.buffer.nbytes
-
-
 def to_bytes(row: ReadyRow) -> np.ndarray:
     """(n,) uint8: the row as one message to another rank."""
-    header = header_of(row)
+    header = json.dumps(row.describe()).encode()
     size = np.array([len(header)], np.int64).view(np.uint8)
     return np.concatenate([size, np.frombuffer(header, np.uint8), row.buffer])
 

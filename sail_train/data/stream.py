@@ -81,10 +81,13 @@ class Stream(Iterator[Step]):
         """JSON: where the streams stand after the last step that was given out."""
         self._prefetch: Prefetch[Step] | None = None
         self._closed = False
+        self._abandoned = False
+        """Whether a thread that could not be stopped has the reader."""
 
     def __next__(self) -> Step:
         if self._closed:
             raise ValueError("the stream is closed; make a new one and load its positions")
+        self._check_reader()
         if self._config.prefetch:
             if self._prefetch is None:
                 self._prefetch = Prefetch(self._build, self._config.prefetch, together=self._group is not None)
@@ -95,8 +98,13 @@ class Stream(Iterator[Step]):
         return step
 
     def load_state(self, positions: Mapping[str, Any]) -> None:
-        """Goes on after the step that carried `positions`; those of all ranks together fit any number of ranks."""
+        """Goes on after the step that carried `positions`; those of all ranks together fit any number of ranks.
+
+        Raises:
+            RuntimeError: steps are still being built with other ranks, which do not answer.
+        """
         self._stop_prefetch()
+        self._check_reader()
         self._reader.load_state(positions)
         self.positions = self._reader.positions()
 
@@ -170,5 +178,9 @@ class Stream(Iterator[Step]):
 
     def _stop_prefetch(self) -> None:
         if self._prefetch is not None:
-            self._prefetch.close()
+            self._abandoned = not self._prefetch.close()
             self._prefetch = None
+
+    def _check_reader(self) -> None:
+        if self._abandoned:  # two threads would read the same streams
+            raise RuntimeError("the stream's thread still waits for other ranks' rows; make a new stream")

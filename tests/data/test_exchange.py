@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,45 @@ def test_a_rank_that_cannot_read_says_so_and_nobody_waits() -> None:
     said = together(3, work)
     assert said[1] == "disk gone" and "rank 1 of the group that shares its rows could not read its own" in said[0]
     assert said[0] == said[2]
+
+
+def test_a_rank_whose_row_cannot_become_a_message_says_so_before_anyone_waits_for_it() -> None:
+    def work(group: PlayedGroup) -> str:
+        def read() -> list[ReadyRow]:
+            names = ("a",)
+            shape = (1, 8) if group.rank == 1 else (8,)  # a message is of flat bytes
+            return [ReadyRow(index=group.rank, keys=names, sources=names, shards=names, lengths=(1,), grids=(),
+                             num_trained=1, buffer=np.zeros(shape, np.uint8))]  # fmt: skip
+
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            # all rows cost the same, so that none would leave its rank
+            exchange(read, 1, group, 1, lambda row: (0.0, 1.0), per_micro_step=True)
+        return str(caught.value)
+
+    said = together(3, work)
+    assert "dimensions" in said[1] and said[0] == said[2] and "could not read its own" in said[0]
+
+
+def test_a_stream_whose_thread_other_ranks_keep_waiting_is_not_used_by_a_second_thread(
+    mixture: DataConfig, processor: SailVLProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture.prefetch = 1
+    monkeypatch.setattr("sail_train.data.prefetch.PATIENCE", 0.05)
+    stream = Stream(mixture, processor, seed=2, rank=0, world=2, group=PlayedGroup(Switchboard(2), 0))
+    positions, built, answered = stream.positions, threading.Semaphore(1), threading.Event()
+
+    def build() -> Any:
+        if not built.acquire(blocking=False):
+            answered.wait(20)  # the others are gone
+        return SimpleNamespace(positions=positions)
+
+    monkeypatch.setattr(stream, "_build", build)
+    next(stream)
+    for use in (lambda: stream.load_state(positions), lambda: next(stream), lambda: stream.load_state(positions)):
+        with pytest.raises(RuntimeError, match="still waits for other ranks' rows; make a new stream"):
+            use()
+    answered.set()
+    stream.close()
 
 
 def test_ranks_that_stop_at_different_times_leave_nobody_waiting() -> None:
