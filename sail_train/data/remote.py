@@ -1,9 +1,9 @@
 """Shards on HTTP(S) servers and S3-compatible stores, through fsspec: sizes, ranges of bytes, and reading ahead.
 
 Only the schemes below are known; no chain of fsspec's, no pipe. Each request has time limits, asks for a range and is
-held to it, and follows no redirect to another scheme. Errors come as OSError, so that `ShardFile` tries again as it
-does with a disk. What follows the chunk that is read is fetched by a few threads for the whole process, into a cache
-of a fixed number of chunks.
+held to it, and follows no redirect to another scheme or from a public address to a private one. Errors come as
+OSError, so that `ShardFile` tries again as it does with a disk. What follows the chunk that is read is fetched by a
+few threads for the whole process, into a cache of a fixed number of chunks.
 Credentials come from where the store's own client looks for them (AWS_* variables, ~/.aws), never from a config: an
 address with a password is refused, one with a query (a signed URL) only stands in a list file, and what is logged or
 written down is the address without either.
@@ -11,8 +11,10 @@ written down is the address without either.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import functools
+import ipaddress
 import logging
 import threading
 from collections import OrderedDict
@@ -37,6 +39,8 @@ LONGEST_AHEAD = 8
 """Chunks of the longest read that goes through them; a longer one (a video) is one request."""
 THREADS = 4
 """Requests at a time that read ahead."""
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _ANSWERS = {400: errno.EINVAL, 401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
 """HTTP answers that asking again does not change."""
@@ -209,6 +213,9 @@ async def _client(**options: Any) -> Any:
         if urlsplit(target).scheme not in (scheme, "https") or "@" in urlsplit(target).netloc:
             asked.response.close()
             raise PermissionError(errno.EPERM, f"the server sends us to {shown(target)!r}, another scheme", "")
+        if await _leads_inside(asked.url.host or "", urlsplit(target).hostname or ""):
+            asked.response.close()
+            raise PermissionError(errno.EPERM, f"the server sends us to {shown(target)!r}, a private address", "")
 
     async def answered(_session: Any, _context: Any, asked: Any) -> None:
         if "Range" in asked.headers and asked.response.status == 200:
@@ -220,6 +227,31 @@ async def _client(**options: Any) -> Any:
     trace.on_request_end.append(answered)
     timeout = aiohttp.ClientTimeout(total=REQUEST_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
     return aiohttp.ClientSession(timeout=timeout, trace_configs=[trace], **options)
+
+
+async def _leads_inside(host: str, target: str) -> bool:
+    """Whether a redirect leads from outside to a machine that only we can reach: our network's, or the cloud's
+    metadata service. The client looks the name up again when it connects: a name server that answers differently
+    then is not caught."""
+    if host == target:
+        return False
+    asked, sent = await _addresses(host), await _addresses(target)
+    # a link-local address serves whoever asks from the same machine, so a private host may not send us there either
+    return any(
+        not address.is_global and not all(_is_inside(one, link=address.is_link_local) for one in asked)
+        for address in sent
+    )
+
+
+def _is_inside(address: _Address, *, link: bool) -> bool:
+    return address.is_link_local if link else not address.is_global
+
+
+async def _addresses(host: str) -> list[_Address]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
+    mapped = (address.ipv4_mapped if address.version == 6 else None for address in addresses)
+    return [inner or address for inner, address in zip(mapped, addresses, strict=True)]
 
 
 def _os_error(error: BaseException, url: str) -> Exception:
