@@ -7,16 +7,19 @@ A null says that nothing is known of that sample. An index is written aside and 
 shard: one that no longer fits is refused, never used. `bad` says why a sample cannot be used ("reason: detail"); what
 an index says is good is checked again when it is read, since a stranger may have written it.
 The index of a shard that stands where none can be written is looked for in a local folder (`data.index_dir`); that of
-a remote shard beside it too, and is kept in the folder.
+a remote shard beside it too, and is kept in the folder, or in memory where there is none.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import logging
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -29,6 +32,8 @@ from sail_train.types import BadSample
 
 if TYPE_CHECKING:
     from pyarrow import Table
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".index.parquet"
 VERSION = b"1"
@@ -48,6 +53,11 @@ MAX_INDEX_BYTES = 1 << 28
 CHUNK = 8 << 20
 """Bytes read at a time for a checksum."""
 
+_absent: set[str] = set()
+"""Addresses at which this process found no index; it does not ask again."""
+_told: set[str] = set()
+"""Sources whose lack of an index was told."""
+
 
 def index_path(shard: str, folder: str | None = None) -> str:
     """Where the index of a shard is, whether there is one or not: beside it, or in a folder of indexes."""
@@ -65,8 +75,8 @@ def read_index(shard: str, folder: str | None = None) -> Table | None:
         UnreadableShard: it is of another shard (the size differs), or cannot be read.
     """
     file = ShardFile(shard, source="index")
-    path = _found(file, folder)
-    return None if path is None else _read(path, file.name, file.size())
+    place = _found(file, folder)
+    return None if place is None else _read(place, file.name, file.size())
 
 
 def load(file: ShardFile, size: int, folder: str | None, conditions: Sequence[str]) -> tar.Index | None:
@@ -76,55 +86,102 @@ def load(file: ShardFile, size: int, folder: str | None, conditions: Sequence[st
         UnreadableShard: as `read_index`.
         ValueError: conditions without an index, or on what it does not have; a weight that is none.
     """
-    path = _found(file, folder)
-    if path is None:
-        if conditions:
-            raise ValueError(
-                f"source {file.source!r}: filter={list(conditions)!r} needs an index, and {file.name!r} has none; run "
-                "`sail-train data index`"
-            )
-        return None
-    return _loaded(path, os.stat(path).st_mtime_ns, file.name, size, tuple(conditions))
+    place = _found(file, folder)
+    index = None if place is None else _loaded(place, file.name, size, tuple(conditions))
+    if index is None and conditions:
+        raise ValueError(
+            f"source {file.source!r}: filter={list(conditions)!r} needs an index, and {file.name!r} has none; run "
+            "`sail-train data index`"
+        )
+    if index is None and remote.is_remote(file.path) and file.source not in _told:
+        _told.add(file.source)
+        log.warning(
+            "source %s: %s has no index that can be read, so that its headers are walked through, which over a network "
+            "reads shards twice; run `sail-train data index`, with --index-dir and data.index_dir where nothing can be "
+            "written beside them",
+            file.source,
+            file.name,
+        )
+    return index
 
 
 def without_shard(file: ShardFile, folder: str | None, conditions: Sequence[str]) -> tuple[tar.Index, int] | None:
     """The index of a shard that cannot be read, and the shard's size when it was made; None if there is none."""
     try:
-        path = _found(file, folder)
-        if path is None:
+        place = _found(file, folder)
+        content = None if place is None else place.content()
+        if place is None or content is None:
             return None
         import pyarrow.parquet
 
-        size = int((pyarrow.parquet.read_schema(path).metadata or {})[SIZE_FIELD])
-        return _loaded(path, os.stat(path).st_mtime_ns, file.name, size, tuple(conditions)), size
+        size = int((pyarrow.parquet.read_schema(content).metadata or {})[SIZE_FIELD])
+        index = _loaded(place, file.name, size, tuple(conditions))
+        return None if index is None else (index, size)
     except (OSError, UnreadableShard, KeyError):
         return None
 
 
-def _found(file: ShardFile, folder: str | None) -> str | None:
-    """The local file with the shard's index: in the folder, or beside it; a remote one's is fetched into the folder."""
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where an index is."""
+
+    path: str
+    """A local file, or the address of a remote one."""
+    modified: int = 0
+    """When the file was; 0 of a remote one, which is taken as unchanged as long as its shard is."""
+    shard: ShardFile | None = field(default=None, compare=False)
+    """Of a remote one."""
+
+    def content(self) -> str | io.BytesIO | None:
+        """What pyarrow reads; None if there is no such object."""
+        if self.shard is None:
+            return self.path
+        fetched = _fetched(self.shard)
+        return None if fetched is None else io.BytesIO(fetched)
+
+
+def _found(file: ShardFile, folder: str | None) -> _Place | None:
+    """The index in the folder, or beside the shard; a remote one is fetched into the folder, if there is one."""
     kept = None if folder is None else index_path(file.path, folder)
+    beside = index_path(file.path)
     if kept is not None and os.path.exists(kept):
-        return kept
+        return _Place(path=kept, modified=os.stat(kept).st_mtime_ns)
     if not remote.is_remote(file.path):
-        beside = index_path(file.path)
-        return beside if os.path.exists(beside) else None
-    if kept is None:
+        return _Place(path=beside, modified=os.stat(beside).st_mtime_ns) if os.path.exists(beside) else None
+    if beside in _absent:
         return None
-    content = file.retry(lambda: remote.download(index_path(file.path), MAX_INDEX_BYTES), "its index")
+    if kept is None:
+        return _Place(path=beside, shard=file)
+    content = _fetched(file)
     if content is None:
         return None
     os.makedirs(os.path.dirname(kept), exist_ok=True)
     _replace(kept, lambda out: out.write(content))
-    return kept
+    return _Place(path=kept, modified=os.stat(kept).st_mtime_ns)
 
 
-def _read(path: str, shard: str, size: int) -> Table:
+def _fetched(file: ShardFile) -> bytes | None:
+    """The index beside a remote shard; None if there is none, or none for us: stores that list nothing to strangers
+    answer "not allowed" for what is not there, and a signature of a shard's is not its index's."""
+    path = index_path(file.path)
+    try:
+        content = file.retry(lambda: remote.download(path, MAX_INDEX_BYTES), "its index")
+    except PermissionError:
+        content = None
+    if content is None:
+        _absent.add(path)
+    return content
+
+
+def _read(place: _Place, shard: str, size: int) -> Table | None:
     import pyarrow
     import pyarrow.parquet
 
+    path, content = place.path, place.content()
+    if content is None:
+        return None
     try:
-        table = pyarrow.parquet.read_table(path, memory_map=False)
+        table = pyarrow.parquet.read_table(content, memory_map=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise UnreadableShard(f"{path} cannot be read ({error}); delete it and run `sail-train data index`") from error
     fields = table.schema.metadata or {}
@@ -140,8 +197,10 @@ def _read(path: str, shard: str, size: int) -> Table:
 
 
 @functools.lru_cache(maxsize=64)
-def _loaded(path: str, modified: int, shard: str, size: int, conditions: tuple[str, ...]) -> tar.Index:
-    table = _read(path, shard, size)
+def _loaded(place: _Place, shard: str, size: int, conditions: tuple[str, ...]) -> tar.Index | None:
+    path, table = place.path, _read(place, shard, size)
+    if table is None:
+        return None
     starts, sizes = (np.asarray(table.column(name), dtype=np.int64) for name in ("offset", "size"))
     ends = starts + sizes
     whole = len(table) == 0 or bool(

@@ -42,7 +42,8 @@ THREADS = 4
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_ANSWERS = {400: errno.EINVAL, 401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
+_ANSWERS = {400: errno.EINVAL, 401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT,
+            416: errno.EINVAL}  # fmt: skip
 """HTTP answers that asking again does not change."""
 
 
@@ -112,14 +113,18 @@ def fetch(url: str, offset: int, length: int) -> bytes:
 
 
 def download(url: str, limit: int) -> bytes | None:
-    """A small file whole; None if there is none. OSError if it has more than `limit` bytes."""
+    """A small file whole, in one request; None if there is none. OSError if it has more than `limit` bytes."""
+    system = _system(urlsplit(url).scheme)
     try:
-        size, _ = stat(url)
-    except FileNotFoundError:
-        return None
-    if size > limit:
-        raise OSError(errno.EFBIG, f"{size} bytes, the limit is {limit}", shown(url))
-    return fetch(url, 0, size) if size else b""
+        content: bytes = _call(system, system._cat_file, _address(url), start=0, end=limit + 1)
+    except Exception as error:
+        problem = _os_error(error, url)
+        if isinstance(problem, FileNotFoundError):
+            return None
+        raise problem from None
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is too large: the limit is {limit} bytes", shown(url))
+    return content
 
 
 class ReadAhead:

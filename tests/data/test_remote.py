@@ -34,6 +34,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(remote, "ahead", remote.ReadAhead())
     monkeypatch.setattr(remote, "SILENCE_S", 0.5)
     monkeypatch.setattr(remote, "CHUNK", 5000)
+    monkeypatch.setattr(index, "_absent", set())
+    monkeypatch.setattr(index, "_told", set())
     yield
     remote._system.cache_clear()
 
@@ -155,6 +157,32 @@ def test_an_index_beside_a_remote_shard_is_kept_in_the_local_folder(folder: Path
     server.requests.clear()
     assert len(contents(reader(f"{server.url}/{NAMES}", **options))) == 6
     assert not any(path.endswith(".parquet") for _, path, _ in server.requests)
+
+
+def test_an_index_beside_a_remote_shard_is_used_without_a_local_folder_and_fetched_once(
+    folder: Path, server: FolderServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shard in expand("s", [f"{folder}/{NAMES}"]):
+        index.add_columns(shard, {"score": [float(number) for number in range(10)]})
+    for epochs in (1.0, 2.0):
+        assert len(contents(reader(f"{server.url}/{NAMES}", filter=["score >= 8"], epochs=epochs))) == 6 * epochs
+    asked = [path for _, path, _ in server.requests if path.endswith(".parquet")]
+    assert len(asked) == 3 and "has no index" not in caplog.text
+    (folder / "s" / "s-000001.tar").unlink()
+    book = ledger()
+    assert len(contents(reader(f"{server.url}/{NAMES}", book=book, on_bad_shard="skip"))) == 20
+    assert book.take()[0]["samples"] == 10, "its index says what is lost"
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_a_remote_source_without_an_index_says_so_once_and_asks_for_each_once(
+    folder: Path, server: FolderServer, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    server.fault = lambda handler: bool(handler.path.endswith(".parquet") and (handler.empty(status) or True))
+    for _ in range(2):
+        assert len(contents(reader(f"{server.url}/{NAMES}"))) == 30
+    assert caplog.text.count("has no index that can be read") == 1 and "sail-train data index" in caplog.text
+    assert len([path for _, path, _ in server.requests if path.endswith(".parquet")]) == 3
 
 
 def test_a_shard_that_changed_on_the_server_is_not_read_by_its_old_index(folder: Path, server: FolderServer) -> None:
@@ -302,7 +330,7 @@ def test_an_index_that_is_too_large_to_fetch_is_refused(
 ) -> None:
     index.ensure_index(str(folder / "s" / "s-000000.tar"))
     monkeypatch.setattr(index, "MAX_INDEX_BYTES", 10)
-    with pytest.raises(OSError, match="the limit is 10"):
+    with pytest.raises(OSError, match="the limit is 10 bytes"):
         next(reader(f"{server.url}/s/s-000000.tar", index_dir=str(folder / "kept")))
 
 
