@@ -7,6 +7,7 @@ they follow neither what the shipped configs say nor what training does.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -29,6 +30,11 @@ for name, value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
+
+
+# A suite that was started in the background has Ctrl-C ignored, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -97,7 +97,7 @@ def test_what_a_member_was_asked_before_is_not_asked_again(
         evaluate_run(model, processor, make_config(path.name, loop="supervised"), phase="after")
         assert (path / "evaluation.json").is_file(), name
     loaded = []
-    monkeypatch.setattr(soup, "load", lambda folder: loaded.append(folder) or load(folder))
+    monkeypatch.setattr(soup, "load", lambda folder, **how: loaded.append(folder) or load(folder, **how))
     config = make_config("soup", parents=members)
     soup.run(config)
     assert loaded == [Path(config.run_dir) / "model"]
