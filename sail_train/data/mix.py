@@ -8,7 +8,7 @@ State: the counter, and the state of each source.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -109,6 +109,14 @@ class Mix(Iterator[Candidate]):
     def left_out(self, name: str) -> None:
         """Counts a sample that waited when its source's tokens were used up."""
         self._ledger.left_out(name, 1)
+
+    def expect(self, places: Iterable[list[Any]]) -> None:
+        """See `SourceReader.expect`."""
+        by_source: dict[str, list[list[Any]]] = {}
+        for place in places:
+            by_source.setdefault(place[0], []).append(place)
+        for name, of_source in by_source.items():
+            self.readers[name].expect(of_source)
 
     def reread(self, place: list[Any]) -> Candidate:
         """The sample that `Candidate.place` describes."""

@@ -53,7 +53,7 @@ class Pack(Iterator[tuple[Packed, ...]]):
         return {"pack": [packed.place for packed in self._fill.waiting], **waited, **self._candidates.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._candidates.load_state(state)
+        self._candidates.load_state(state, [_whole(place)[0] for place in state["pack"]])
         self._fill.waiting = [self._measured_again(place) for place in state["pack"]]
         self._fill.ages = list(state.get("waited", [0] * len(state["pack"])))
 
@@ -70,7 +70,7 @@ class Pack(Iterator[tuple[Packed, ...]]):
             return packed
 
     def _measured_again(self, place: list[Any]) -> Packed:
-        whole, piece = place if isinstance(place[0], list) else (place, 0)
+        whole, piece = _whole(place)
         candidate = self._candidates.reread(whole)
         try:
             pieces = self._pieces(candidate)
@@ -92,3 +92,8 @@ class Pack(Iterator[tuple[Packed, ...]]):
             )
             for number, encoded in enumerate(pieces)
         ]
+
+
+def _whole(place: list[Any]) -> tuple[list[Any], int]:
+    """`Candidate.place` of a `Packed.place`, and the number of the piece."""
+    return (place[0], place[1]) if isinstance(place[0], list) else (place, 0)

@@ -17,6 +17,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import FileIO
 from typing import TypeVar
 
@@ -33,6 +35,10 @@ LASTING = frozenset({errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, er
 """Errors that waiting does not cure."""
 MAX_OPEN = 128
 """Files that a thread keeps open."""
+GAP = 1 << 18
+"""Bytes between two samples up to which they are fetched in one request: another one takes longer than these."""
+MAX_REQUEST = 32 << 20
+"""Bytes of such a request, unless one sample has more: several go on at a time."""
 
 
 class _OpenFiles(threading.local):
@@ -71,6 +77,20 @@ _scratch = _Scratch()
 Result = TypeVar("Result")
 
 
+_plain: set[tuple[str, int, str]] = set()
+"""Remote shards that this process found not to be compressed: address, bytes, mark."""
+
+
+@dataclass(kw_only=True)
+class _Fetched:
+    """Bytes that are read before long."""
+
+    start: int
+    content: bytes
+    reads: int
+    """How many are still to come; then they are forgotten."""
+
+
 class UnreadableShard(ValueError):
     """A shard that is there and cannot be used as a whole: it is compressed, or its index is of another file."""
 
@@ -86,6 +106,7 @@ class ShardFile:
         self.bytes = 0
         """When `index` was last called."""
         self._remote: tuple[int, str] | None = None
+        self._fetched: list[_Fetched] = []
 
     def read(self, offset: int, length: int, *, ahead: bool = True) -> bytes:
         """The bytes at `offset`, fewer than `length` only at the end of the file.
@@ -94,6 +115,19 @@ class ShardFile:
             ahead: of a remote shard, fetch what follows as well: for reading in order.
         """
         return self.retry(lambda: self._read(offset, length, ahead), f"byte {offset}")
+
+    def expect(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Fetches what will be read of a remote shard, [start, end) each, neighbours in one request. The bytes are
+        kept until each span was read as often as it is given."""
+        if not remote.is_remote(self.path) or not spans:
+            return
+        groups = _joined(sorted(spans))
+        with ThreadPoolExecutor(remote.THREADS, thread_name_prefix="data-resume") as threads:
+            contents = list(threads.map(lambda group: self.read(group[0], group[1] - group[0], ahead=False), groups))
+        self._fetched = [
+            _Fetched(start=start, content=content, reads=reads)
+            for (start, _, reads), content in zip(groups, contents, strict=True)
+        ]
 
     def size(self) -> int:
         """Its bytes, now."""
@@ -126,10 +160,12 @@ class ShardFile:
         self.close()  # a file that was put in this one's place has another descriptor
         status = self.retry(self._status, "its size")
         self.bytes = status[0]
-        if self.read(0, 2, ahead=ahead) == b"\x1f\x8b":
+        if (self.path, *status) not in _plain and self.read(0, 2, ahead=ahead) == b"\x1f\x8b":
             raise UnreadableShard(
                 f"source {self.source!r}: shard {self.name!r} is gzip, and cannot be sought in; gunzip it"
             )
+        if remote.is_remote(self.path):
+            _plain.add((self.path, *status))
         return status
 
     def sample(self, index: tar.Index, place: int, *, ahead: bool = True) -> RawSample:
@@ -166,6 +202,8 @@ class ShardFile:
 
     def _read(self, offset: int, length: int, ahead: bool) -> bytes:
         if remote.is_remote(self.path):
+            if (content := self._expected(offset, length)) is not None:
+                return content
             size, mark = self._status()
             if ahead:
                 return remote.ahead.read(self.path, mark, size, offset, length)
@@ -181,6 +219,16 @@ class ShardFile:
             content += more
         return content
 
+    def _expected(self, offset: int, length: int) -> bytes | None:
+        for place, one in enumerate(self._fetched):
+            begin = offset - one.start
+            if begin >= 0 and begin + length <= len(one.content):
+                one.reads -= 1
+                if not one.reads:
+                    del self._fetched[place]
+                return one.content[begin : begin + length]
+        return None
+
     def _block(self, offset: int, length: int, ahead: bool) -> bytes | memoryview:
         """As `read`, of what is used before this thread's next read: most samples fit the same few pages each time,
         which spares the kernel finding new ones."""
@@ -193,10 +241,22 @@ class ShardFile:
     def _status(self) -> tuple[int, str]:
         """Bytes, and a mark that changes when the content does; of a remote shard as it was when it was opened."""
         if remote.is_remote(self.path):
-            self._remote = self._remote or remote.stat(self.path)
-            return self._remote
+            self._remote = known = self._remote or remote.stat(self.path)
+            return known
         status = os.fstat(_open_files.descriptor(self.path))
         return status.st_size, str(status.st_mtime_ns)
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(start, end, spans) of what to fetch at once, of spans in their order."""
+    joined: list[tuple[int, int, int]] = []
+    for start, end in spans:
+        if joined and start - joined[-1][1] <= GAP and end - joined[-1][0] <= MAX_REQUEST:
+            first, last, count = joined.pop()
+            joined.append((first, max(end, last), count + 1))
+        else:
+            joined.append((start, end, 1))
+    return joined
 
 
 def _compare(block: bytes | memoryview, index: tar.Index, place: int) -> None:

@@ -131,6 +131,8 @@ class SourceReader:
         self._order = self._shuffled()
         self._open: _Open | None = None
         self._empty = True
+        self._again: dict[int, tuple[ShardFile, tar.Index]] = {}
+        """By number, shards of samples that are to be read again."""
 
     @property
     def exhausted(self) -> bool:
@@ -163,12 +165,27 @@ class SourceReader:
         self._order = self._shuffled()
         # a resumed epoch may have found its samples before
         self._empty = self._unit == 0 and not self._begun
+        self._again = {}
+
+    def expect(self, places: Sequence[Sequence[Any]]) -> None:
+        """Opens each shard of samples that are to be read again once, and fetches them if it is remote."""
+        offsets: dict[int, list[int]] = {}
+        for _, shard, offset, _, _ in places:
+            offsets.setdefault(shard, []).append(offset)
+        for shard, wanted in sorted(offsets.items()):
+            try:
+                file, index = self._again[shard] = self._opened_again(shard)
+                numbers = [bisect_left(index.starts, offset) for offset in wanted]
+                # what is not there is found out, and told, when it is read
+                known = [number for number in numbers if number < len(index) and number not in index.bad]
+                file.expect([index.span(number) for number in known if index.starts[number] in wanted])
+            except (OSError, UnreadableShard):
+                continue  # told when it is read
 
     def reread(self, place: Sequence[Any]) -> Candidate:
         """The sample that `Candidate.place` describes, by seeking to it."""
         _, shard, offset, epoch, size = place
-        file = ShardFile(self._shards[shard], source=self.name)
-        index = file.index(self._index_dir, self._source.filter, ahead=False)
+        file, index = self._again.get(shard) or self._opened_again(shard)
         number = bisect_left(index.starts, offset)
         found = number < len(index) and index.starts[number] == offset and number not in index.bad
         if not found or (size and index.span(number)[1] - offset != size):
@@ -177,6 +194,10 @@ class SourceReader:
             return Candidate(raw=file.sample(index, number, ahead=False), shard=shard, epoch=epoch, size=size)
         except BadSample as error:
             raise ValueError(f"{CHANGED} source {self.name!r}, shard {file.name!r}, byte {offset}: {error}") from error
+
+    def _opened_again(self, shard: int) -> tuple[ShardFile, tar.Index]:
+        file = ShardFile(self._shards[shard], source=self.name)
+        return file, file.index(self._index_dir, self._source.filter, ahead=False)
 
     @property
     def _begun(self) -> bool:
@@ -225,6 +246,7 @@ class SourceReader:
         return number
 
     def _opened(self, unit: Unit) -> _Open:
+        self._again = {}
         file = ShardFile(self._shards[unit.shard], source=self.name)
         index = file.index(self._index_dir, self._source.filter)
         return self._looked_at(unit, file, index, file.bytes)

@@ -6,7 +6,7 @@ shards, in the buffer's order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sail_train.data.draw import uniform
@@ -43,8 +43,10 @@ class Shuffle(Iterator[Candidate]):
         waiting = [candidate.place for candidate in self._waiting]
         return {"shuffled": self._drawn, "shuffle": waiting, **self._mix.state()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], further: Iterable[list[Any]] = ()) -> None:
+        """Goes on from `state`. Samples at `further` places are about to be read again too."""
         self._mix.load_state(state)
+        self._mix.expect([*state["shuffle"], *further])
         self._drawn = state["shuffled"]
         self._waiting = [self._mix.reread(place) for place in state["shuffle"]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from servers import FolderServer, slow, times  # noqa: E402
 
-from sail_train.data import index, remote  # noqa: E402
+from sail_train.data import index, remote, shard_file  # noqa: E402
 from sail_train.data.config import DataConfig, SourceConfig  # noqa: E402
 from sail_train.data.listing import expand  # noqa: E402
 from sail_train.data.quarantine import Budget, Ledger  # noqa: E402
 from sail_train.data.shard_file import ShardFile  # noqa: E402
 from sail_train.data.shards import SourceReader  # noqa: E402
+from sail_train.data.stream import Stream  # noqa: E402
+from sail_train.processor.processor import SailVLProcessor  # noqa: E402
 
 pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")
 yarl = pytest.importorskip("yarl")
@@ -103,6 +106,57 @@ def test_a_position_seeks_and_reads_no_more_than_the_sample(folder: Path, server
     ranges = [asked.removeprefix("bytes=").split("-") for _, _, asked in server.requests if asked]
     assert sum(int(end) - int(start) + 1 for start, end in ranges) <= candidates[12].size + 2
     assert [next(again).raw.key for _ in range(5)] == [next(first).raw.key for _ in range(5)]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_resuming_asks_a_few_times_a_shard_not_a_sample(
+    folder: Path, server: FolderServer, processor: SailVLProcessor, monkeypatch: pytest.MonkeyPatch, indexed: bool
+) -> None:
+    monkeypatch.setattr(remote, "CHUNK", 1 << 20)
+    for shard in expand("s", [f"{folder}/{NAMES}"]) if indexed else ():
+        index.ensure_index(shard)
+    source = SourceConfig(shards=f"{server.url}/{NAMES}")
+    config = DataConfig(sources={"s": source}, seq_length=160, num_streams=2, batch_rows=2, shuffle_buffer=12,
+                        pack_buffer=6, prefetch=0)  # fmt: skip
+    first = Stream(config, processor, seed=0)
+    for _ in range(3):
+        first.next_row()
+    positions = first.positions
+    waiting = [place for number in "01" for name in ("shuffle", "pack") for place in positions[number][name]]
+    assert len(waiting) >= 30
+    # as a process that has just begun
+    for known in (index._absent, shard_file._plain):
+        known.clear()
+    for remembered in (index._loaded, shard_file._index):
+        remembered.cache_clear()
+    monkeypatch.setattr(remote, "ahead", remote.ReadAhead())
+    server.requests.clear()
+    again = Stream(config, processor, seed=0)
+    again.load_state(positions)
+    asked = Counter((path, method) for method, path, _ in server.requests)
+    for (path, method), count in asked.items():
+        # each stream asks for its size and its samples, one whether it is compressed, and walks where no index is
+        assert count <= (1 if path.endswith(".parquet") else 3 if method == "HEAD" else 4), asked
+    rows = [[sample.key for _ in range(6) for sample in stream.next_row().samples] for stream in (again, first)]
+    assert rows[0] == rows[1]
+
+
+def test_samples_that_lie_close_together_are_fetched_at_once_and_forgotten_when_read(
+    folder: Path, server: FolderServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (folder / "s" / "s-000000.tar").read_bytes()
+    file = ShardFile(f"{server.url}/s/s-000000.tar", source="s")
+    monkeypatch.setattr(shard_file, "GAP", 100)
+    monkeypatch.setattr(shard_file, "MAX_REQUEST", 1000)
+    spans = [(5000, 5300), (0, 400), (500, 900), (500, 900), (950, 1200), (1400, 2900)]
+    assert file.size() == len(content)
+    file.expect(spans)
+    ranges = sorted(asked for method, _, asked in server.requests if method == "GET")
+    assert ranges == ["bytes=0-899", "bytes=1400-2899", "bytes=5000-5299", "bytes=950-1199"]
+    for start, end in spans:
+        assert file.read(start, end - start, ahead=False) == content[start:end]
+    assert not file._fetched and len(server.requests) == 5, "one more for the size"
+    assert file.read(500, 10, ahead=False) == content[500:510] and len(server.requests) == 6
 
 
 @pytest.mark.parametrize(
