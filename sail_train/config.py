@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -176,6 +177,9 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         shown = "null" if value is None else repr(value)
         raise ValueError(f"{path}={shown} should be {_name(hint)}, not {_name(type(value))}")
+    # no limit is met by a comparison with nan, and JSON has neither
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{path}={value} should be a finite number")
     return value
 
 

@@ -39,12 +39,14 @@ class SourceConfig:
     """Conditions on the columns of the shards' indexes, such as "score_vir >= 3"; all must hold, else a sample is left
     out."""
     on_bad_shard: str = "stop"
-    """What a shard that cannot be read does after all tries: "stop" the run, or "skip" it, with its samples counted as
-    bad."""
+    """What a shard that is missing, damaged or cannot be read after all tries does: "stop" the run, or "skip" what
+    cannot be read of it, with those samples counted as bad (one where their number is not known). May change on
+    resume."""
     format: str = "messages"
     """How a sample's files become a conversation: a name in `sail_train.data.FORMATS`."""
     max_bad: float = 0.05
-    """Bad samples that are put up with: below 1 a share of those read (after 100 reads), from 1 on a count."""
+    """Bad samples that each rank puts up with, of those that it reads itself: below 1 a share of those read (after 100
+    reads), from 1 on a count. May change on resume."""
     think_flag: float = 0.0
     """Share of the samples that ask for the mode they are of, in the chat style's way: Qwen3's /think and /no_think,
     SAIL-VL2's suffix, Seed1.5-VL's system prompts."""

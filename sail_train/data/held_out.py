@@ -20,7 +20,8 @@ def held_out(sources: Mapping[str, SourceConfig], limit: int | None = None) -> l
     A bad sample is logged and left out.
 
     Raises:
-        ValueError: a source that names no data or holds no good sample, or more bad ones than its `max_bad` allows.
+        ValueError: a source that names no data or holds no good sample, or more bad ones than its `max_bad` allows;
+            a damaged shard, unless `on_bad_shard` is "skip".
     """
     conversations: list[Conversation] = []
     for name, source in sources.items():
@@ -38,6 +39,11 @@ def _conversations(name: str, source: SourceConfig) -> Iterator[Conversation]:
     for path in paths:
         file = ShardFile(path, source=name)
         index = file.index(conditions=source.filter)
+        if index.damage is not None and source.on_bad_shard == "stop":
+            raise ValueError(
+                f"held-out source {name!r}: shard {file.name!r} is damaged ({index.damage}); copy it again, or measure "
+                "what is left of it with on_bad_shard=skip"
+            )
         for place in range(len(index)):
             # weights are for training: whatever is not left out altogether is measured once
             if index.shows is not None and not index.shows[place]:

@@ -107,10 +107,13 @@ class Interleave(Iterator[tuple[int, Item]], Generic[Item]):
         """
         self.check(positions)
         for number, stream in self._streams.items():
+            stream.ledger.load_state(positions[str(number)])  # of all, before one of them is judged
+        for number, stream in self._streams.items():
             state = positions[str(number)]
             stream.load_state(state)
             self._taken[number] = state["taken"]
-            self._states[number] = stream.state()
+            # a sample that cannot be read again leaves the position with its record, which rides on the next item
+            self._states[number] = {name: value for name, value in state.items() if name != "taken"}
 
     def check(self, positions: Mapping[str, Any]) -> None:
         """ValueError where `load_state` would refuse the positions."""
@@ -175,7 +178,7 @@ def shard_lists(config: DataConfig) -> dict[str, ShardList]:
     In a run of several ranks rank 0 lists the folders for all.
     """
     shards = {
-        name: expand(name, source.patterns, list_folder=_listed_once)
+        name: expand(name, source.patterns, list_folder=_listed_once, skip_missing=source.on_bad_shard == "skip")
         for name, source in config.sources.items()
         if source.weight > 0
     }
@@ -297,6 +300,8 @@ def order_settings(
             f"steps {source.start_step} to {source.stop_step}"
         )
     settings[f"{MIX}temperature"] = config.temperature
+    if any(config.sources[name].start_step or config.sources[name].stop_step is not None for name in shards):
+        settings[f"{MIX}batch_rows"] = config.batch_rows  # it says which row is of which step
     return settings
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import re
 from bisect import bisect_right
@@ -20,6 +21,8 @@ import braceexpand
 
 from sail_train.data import remote
 from sail_train.data.shard_file import ShardFile
+
+log = logging.getLogger(__name__)
 
 LOOKED_AT = 16
 """Local shards of a source that are looked for at the start; of no more than these, all are."""
@@ -111,8 +114,13 @@ class _Product(Sequence[str]):
         return "".join(reversed(chosen))
 
 
-def expand(source: str, patterns: Sequence[str], *, list_folder: ListFolder | None = None) -> ShardList:
+def expand(
+    source: str, patterns: Sequence[str], *, list_folder: ListFolder | None = None, skip_missing: bool = False
+) -> ShardList:
     """The shards that `patterns` name, in order.
+
+    Args:
+        skip_missing: be content if some of the shards that are looked for are there (`on_bad_shard: skip`).
 
     Raises:
         ValueError: nothing matches; one of those looked at is missing, or one is named twice; a scheme that is not
@@ -133,7 +141,7 @@ def expand(source: str, patterns: Sequence[str], *, list_folder: ListFolder | No
     shards = ShardList(parts)
     if not len(shards):
         raise ValueError(f"source {source!r}: shards={list(patterns)!r} names no shard; give paths or globs of .tar")
-    _check(source, shards)
+    _check(source, shards, skip_missing)
     return shards
 
 
@@ -155,16 +163,18 @@ def names_hash(shards: Sequence[str]) -> str:
     return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
 
 
-def describe(shards: ShardList) -> dict[str, Any]:
+def describe(shards: ShardList, *, skip_missing: bool = False) -> dict[str, Any]:
     """For a run's lineage: the number of shards, their bytes, and a hash of names and sizes.
 
     Of a list longer than `NAMES_IN_HASH` only so many are looked at, and of remote ones the names alone; the bytes
-    are null then.
+    are null then. With `skip_missing`, hash and bytes are null where a shard is missing.
     """
     looked = shards.spread(NAMES_IN_HASH)
     try:
         sizes = [None if remote.is_remote(path) else os.path.getsize(path) for path in looked]
     except OSError as error:
+        if skip_missing:
+            return {"shards": len(shards), "bytes": None, "hash": None}
         raise ValueError(f"shard {error.filename!r} cannot be looked at: {error.strerror}") from None
     lines = [
         os.path.basename(remote.shown(path)) + ("" if size is None else f" {size}")
@@ -239,16 +249,19 @@ def _alternatives(text: str) -> Sequence[str]:
     return _Numbers(*match.groups()) if match else list(braceexpand.braceexpand(text)) if text else [""]
 
 
-def _check(source: str, shards: ShardList) -> None:
+def _check(source: str, shards: ShardList, skip_missing: bool) -> None:
     if len(shards) <= CHECKED_FOR_TWINS:
         seen: set[str] = set()
         for path in shards:
             if path in seen:
                 raise ValueError(f"source {source!r}: shard {remote.shown(path)!r} is named twice")
             seen.add(path)
-    for path in shards.spread(LOOKED_AT):
-        if not remote.is_remote(path) and not os.path.isfile(path):
-            raise ValueError(f"source {source!r}: shard {path!r} does not exist")
+    looked = shards.spread(LOOKED_AT)
+    missing = [path for path in looked if not remote.is_remote(path) and not os.path.isfile(path)]
+    if missing and not (skip_missing and len(missing) < len(looked)):
+        raise ValueError(f"source {source!r}: shard {missing[0]!r} does not exist")
+    for path in missing:
+        log.warning("source %s: shard %s does not exist, and will be left out (on_bad_shard=skip)", source, path)
 
 
 def _local_matches(pattern: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Sources into one stream: each sample's source is drawn by weight, its number in the stream being the counter.
 
 A source takes part from its first step to its last, until its epochs or its tokens are used up; what is drawn for the
-rows of step k is drawn among those that take part then. When none is left for good, the stream ends.
+rows of step k is drawn among those that take part then. When none does, what waits further on is used up, and then
+the stream ends; `check_end` says whether that comes too early.
 State: the counter, and the state of each source.
 """
 
@@ -17,6 +18,7 @@ from sail_train.data.config import DataConfig
 from sail_train.data.draw import uniform
 from sail_train.data.quarantine import Ledger
 from sail_train.data.shards import Candidate, SourceReader
+from sail_train.types import BadSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class Mix(Iterator[Candidate]):
         self._mixture = mixture
         self._ledger = ledger
         self._budgets = {name: mixture.budget(name, stream) for name in mixture.tokens}
+        self._stream = stream
         self._key = (seed, "mix", stream)
         self._drawn = 0
         self._active: list[str] = []
@@ -118,9 +121,24 @@ class Mix(Iterator[Candidate]):
         for name, of_source in by_source.items():
             self.readers[name].expect(of_source)
 
-    def reread(self, place: list[Any]) -> Candidate:
-        """The sample that `Candidate.place` describes."""
-        return self.readers[place[0]].reread(place)
+    def reread(self, place: list[Any], *, counted: bool = False) -> Candidate | None:
+        """See `SourceReader.reread`."""
+        return self.readers[place[0]].reread(place, counted=counted)
+
+    def lose_again(self, place: list[Any], key: str, error: BadSample) -> None:
+        """See `SourceReader.lose_again`; of a sample that was counted."""
+        self.readers[place[0]].lose_again(place, key, error, counted=True)
+
+    def check_end(self) -> None:
+        """For who has no sample left: ValueError if this is no end, because a source starts at a later step."""
+        step, left = self._step, self._left()
+        later = sorted(name for name in left if self._mixture.steps[name][0] > step)
+        if later:
+            raise ValueError(
+                f"data.sources: stream {self._stream} has no sample left at step {step}: all sources that take part "
+                f"are exhausted, and {later[0]!r} starts at {self._mixture.steps[later[0]][0]}; let it start earlier "
+                "(start_step), or give another more epochs"
+            )
 
     def state(self) -> dict[str, Any]:
         return {"drawn": self._drawn, "sources": {name: reader.state() for name, reader in self.readers.items()}}
@@ -132,19 +150,20 @@ class Mix(Iterator[Candidate]):
             if name in state["sources"]:
                 reader.load_state(state["sources"][name])
 
+    @property
+    def _step(self) -> int:
+        """That of the row which is being filled."""
+        return self._ledger.row // self._mixture.batch_rows
+
+    def _left(self) -> list[str]:
+        """Sources that are not used up."""
+        return [name for name in self._names if not self.readers[name].exhausted and not self.spent(name)]
+
     def _choose(self) -> None:
-        """Who takes part in the next draw; StopIteration if nobody ever will again."""
-        step = self._ledger.row // self._mixture.batch_rows
-        left = [name for name in self._names if not self.readers[name].exhausted and not self.spent(name)]
-        active = [name for name in left if self._mixture.takes_part(name, step)]
+        """Who takes part in the next draw; StopIteration if nobody does, until a later step or for good."""
+        active = [name for name in self._left() if self._mixture.takes_part(name, self._step)]
         if not active:
-            later = [name for name in left if self._mixture.steps[name][0] > step]
-            if not later:
-                raise StopIteration
-            raise ValueError(
-                f"data.sources: at step {step} all sources that take part are exhausted, and {later[0]!r} starts at "
-                f"{self._mixture.steps[later[0]][0]}; let it start earlier (start_step), or give another more epochs"
-            )
+            raise StopIteration
         if active != self._active:
             self._active = active
             self._bounds = list(accumulate(self._mixture.weights[name] for name in active))

@@ -15,7 +15,7 @@ from sail_train.data.config import DataConfig
 from sail_train.data.fill import Fill
 from sail_train.data.measure import Measure
 from sail_train.data.quarantine import Ledger
-from sail_train.data.shards import CHANGED, Candidate
+from sail_train.data.shards import Candidate
 from sail_train.data.shuffle import Shuffle
 from sail_train.types import BadSample, Encoded
 
@@ -41,10 +41,13 @@ class Pack(Iterator[tuple[Packed, ...]]):
         self._config = config
         self._ledger = ledger
         self._fill: Fill[Packed] = Fill(self._next_measured, config)
+        self._lost: list[list[Any]] = []
+        """Places of waiting samples that could not be read again."""
 
     def __next__(self) -> tuple[Packed, ...]:
         row = self._fill.row()
         if not row:
+            self._candidates.check_end()
             raise StopIteration
         return row
 
@@ -54,8 +57,11 @@ class Pack(Iterator[tuple[Packed, ...]]):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._candidates.load_state(state, [_whole(place)[0] for place in state["pack"]])
-        self._fill.waiting = [self._measured_again(place) for place in state["pack"]]
-        self._fill.ages = list(state.get("waited", [0] * len(state["pack"])))
+        ages = state.get("waited", [0] * len(state["pack"]))
+        self._lost = []
+        again = [(self._measured_again(place), age) for place, age in zip(state["pack"], ages, strict=True)]
+        self._fill.waiting = [packed for packed, _ in again if packed is not None]
+        self._fill.ages = [age for packed, age in again if packed is not None]
 
     def _next_measured(self) -> list[Packed]:
         while True:
@@ -69,16 +75,22 @@ class Pack(Iterator[tuple[Packed, ...]]):
             self._ledger.good(raw.source, sum(piece.num_tokens for piece in packed))
             return packed
 
-    def _measured_again(self, place: list[Any]) -> Packed:
+    def _measured_again(self, place: list[Any]) -> Packed | None:
+        """A waiting sample or piece of one; None for one that is lost, which is counted once for all its pieces."""
         whole, piece = _whole(place)
+        if whole in self._lost:
+            return None
         candidate = self._candidates.reread(whole)
-        try:
-            pieces = self._pieces(candidate)
-        except BadSample as error:
-            raw = candidate.raw
-            where = f"source {raw.source!r}, shard {raw.shard!r}, key {raw.key!r}"
-            raise ValueError(f"{CHANGED} {where}: {error}") from error
-        return pieces[piece]
+        if candidate is not None:
+            try:
+                pieces = self._pieces(candidate)
+                if [one.place for one in pieces[piece : piece + 1]] == [place]:
+                    return pieces[piece]
+                raise BadSample("changed", f"piece {piece} of it is not what it was")
+            except BadSample as error:
+                self._candidates.lose_again(whole, candidate.raw.key, error)
+        self._lost.append(whole)
+        return None
 
     def _pieces(self, candidate: Candidate) -> list[Packed]:
         pieces = self._measure.pieces(candidate)

@@ -68,7 +68,10 @@ class LogicalPrompts:
 
     def __next__(self) -> Conversation:
         while True:
-            candidate = next(self._candidates)
+            candidate = next(self._candidates, None)
+            if candidate is None:
+                self._candidates.check_end()
+                raise StopIteration
             raw = candidate.raw
             try:
                 conversation = self._check(candidate)

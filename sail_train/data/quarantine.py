@@ -64,7 +64,7 @@ class Ledger:
         """Samples [read, bad] by source."""
         self.apart: dict[str, list[int]] = {}
         """Samples [left out by filter, weight or a used-up budget, shown again, lost with their shard] by source: what
-        its shards list = read - shown again + left out + lost."""
+        its shards list = read - shown again + left out. Those that are lost count as read and bad, too."""
         self.tokens: dict[str, int] = {}
         """Of good samples, by source that has a budget of them."""
         self.row = 0
@@ -83,9 +83,14 @@ class Ledger:
         self._apart(source, 1, again)
 
     def lost(self, source: str, shard: str, error: BadSample, samples: int | None) -> None:
-        """Writes down a shard that could not be read, with the number of its samples if that is known."""
-        self._apart(source, 2, samples or 0)
-        self._records.append({**_record(source, shard, "", error), "samples": samples})
+        """Writes down a shard that could not be read, with the number of its samples; each counts as read and bad, and
+        where that number is not known (None), one. Raises TooManyBadSamples when that is more than the budget."""
+        count = 1 if samples is None else samples
+        self._apart(source, 2, count)
+        self.counts[source][0] += count
+        self.counts[source][1] += count
+        self.in_a_row += 1
+        self._write({**_record(source, shard, "", error), "samples": samples}, error)
 
     def bad(self, source: str, shard: str, key: str, error: BadSample) -> None:
         """Writes a refused sample down; raises TooManyBadSamples when that is one too many."""
@@ -120,9 +125,12 @@ class Ledger:
 
     def _record(self, source: str, shard: str, key: str, error: BadSample) -> None:
         self.counts[source][1] += 1
-        self._records.append(_record(source, shard, key, error))
-        self._budget.last.append(f"{shard} {key!r}: {error}")
-        self._budget.check(source, self.in_a_row)
+        self._write(_record(source, shard, key, error), error)
+
+    def _write(self, record: dict[str, Any], error: BadSample) -> None:
+        self._records.append(record)
+        self._budget.last.append(f"{record['shard']} {record['key']!r}: {error}")
+        self._budget.check(record["source"], self.in_a_row)
 
 
 def _record(source: str, shard: str, key: str, error: BadSample) -> dict[str, Any]:

@@ -102,6 +102,14 @@ class _Open:
     """(samples,) int64: how often each is shown this epoch, 0 outside the unit; None: those of the unit once each."""
 
 
+class _Spoilt(Exception):
+    """A sample that was good when a position was saved, and is not now."""
+
+    def __init__(self, key: str, problem: BadSample) -> None:
+        super().__init__(str(problem))
+        self.key, self.problem = key, problem
+
+
 class SourceReader:
     """One stream's samples of one source; bad ones go to the ledger. Ends where the source has a number of epochs."""
 
@@ -131,6 +139,10 @@ class SourceReader:
         self._order = self._shuffled()
         self._open: _Open | None = None
         self._empty = True
+        self._lost = ""
+        """The last shard that was left out in this epoch, and why."""
+        self._unread: dict[int, Exception] = {}
+        """By number, shards that no sample could be read again of."""
         self._again: dict[int, tuple[ShardFile, tar.Index]] = {}
         """By number, shards of samples that are to be read again."""
 
@@ -165,7 +177,7 @@ class SourceReader:
         self._order = self._shuffled()
         # a resumed epoch may have found its samples before
         self._empty = self._unit == 0 and not self._begun
-        self._again = {}
+        self._lost, self._unread, self._again = "", {}, {}
 
     def expect(self, places: Sequence[Sequence[Any]]) -> None:
         """Opens each shard of samples that are to be read again once, and fetches them if it is remote."""
@@ -179,21 +191,58 @@ class SourceReader:
                 # what is not there is found out, and told, when it is read
                 known = [number for number in numbers if number < len(index) and number not in index.bad]
                 file.expect([index.span(number) for number in known if index.starts[number] in wanted])
-            except (OSError, UnreadableShard):
-                continue  # told when it is read
+            except (OSError, UnreadableShard) as error:
+                self._unread[shard] = error
 
-    def reread(self, place: Sequence[Any]) -> Candidate:
-        """The sample that `Candidate.place` describes, by seeking to it."""
+    def reread(self, place: Sequence[Any], *, counted: bool = False) -> Candidate | None:
+        """The sample that `Candidate.place` describes, by seeking to it; None, and a record, for one that is lost.
+
+        Args:
+            counted: whether the ledger has it as read.
+
+        Raises:
+            ValueError: there is another sample, or none; or this one is lost and `on_bad_shard` is "stop".
+        """
+        _, shard, offset, _, _ = place
+        try:
+            if shard in self._unread:
+                raise self._unread[shard]
+            return self._read_again(place)
+        except (OSError, UnreadableShard) as error:
+            self._unread[shard] = error
+            self.lose_again(place, "", BadSample("shard_unreadable", f"byte {offset}: {error}"), counted=counted)
+        except _Spoilt as error:
+            self.lose_again(place, error.key, error.problem, counted=counted)
+        return None
+
+    def lose_again(self, place: Sequence[Any], key: str, error: BadSample, *, counted: bool) -> None:
+        """Writes down a sample that waited when the position was saved and cannot be used now; ValueError where
+        that is to stop the run."""
+        name = ShardFile(self._shards[place[1]], source=self.name).name
+        if self._source.on_bad_shard == "stop":
+            raise ValueError(
+                f"{CHANGED} source {self.name!r}, shard {name!r}: the sample {key!r} at byte {place[2]} waited then "
+                f"and cannot be read now ({error}); restore the shard, or go on without its samples with "
+                f"data.sources.{self.name}.on_bad_shard=skip"
+            ) from error
+        log.warning("source %s: a waiting sample of %s, byte %d, is left out (%s)", self.name, name, place[2], error)
+        (self._ledger.spoilt if counted else self._ledger.bad)(self.name, name, key, error)
+
+    def _read_again(self, place: Sequence[Any]) -> Candidate:
         _, shard, offset, epoch, size = place
         file, index = self._again.get(shard) or self._opened_again(shard)
         number = bisect_left(index.starts, offset)
-        found = number < len(index) and index.starts[number] == offset and number not in index.bad
+        found = number < len(index) and index.starts[number] == offset
+        if found and number in index.bad:
+            raise _Spoilt(*index.bad[number])
         if not found or (size and index.span(number)[1] - offset != size):
+            if index.damage is not None:
+                raise _Spoilt("", index.damage)
             raise ValueError(f"{CHANGED} source {self.name!r}, shard {file.name!r}: no sample at byte {offset}")
         try:
             return Candidate(raw=file.sample(index, number, ahead=False), shard=shard, epoch=epoch, size=size)
         except BadSample as error:
-            raise ValueError(f"{CHANGED} source {self.name!r}, shard {file.name!r}, byte {offset}: {error}") from error
+            raise _Spoilt(index.key(number), error) from error
 
     def _opened_again(self, shard: int) -> tuple[ShardFile, tar.Index]:
         file = ShardFile(self._shards[shard], source=self.name)
@@ -249,7 +298,19 @@ class SourceReader:
         self._again = {}
         file = ShardFile(self._shards[unit.shard], source=self.name)
         index = file.index(self._index_dir, self._source.filter)
+        if index.damage is not None:
+            self._check_damage(file, index)
         return self._looked_at(unit, file, index, file.bytes)
+
+    def _check_damage(self, file: ShardFile, index: tar.Index) -> None:
+        """UnreadableShard for a shard without its end, unless what comes before that is wanted, and is what it was."""
+        known = self._offset in (0, index.end, *index.starts)
+        changed = self._begun and (file.bytes != self._look.get("bytes") or not known)
+        if changed or self._source.on_bad_shard == "stop":
+            raise UnreadableShard(
+                f"source {self.name!r}: shard {file.name!r} is damaged ({index.damage}); copy it again, or let the "
+                f"source go on without what is missing with data.sources.{self.name}.on_bad_shard=skip"
+            )
 
     def _looked_at(self, unit: Unit, file: ShardFile, index: tar.Index, size: int) -> _Open:
         """Compares a shard with what it was, if it was begun; else counts what of it is left out or comes again."""
@@ -280,6 +341,8 @@ class SourceReader:
                 counts[place] += uniform(self._seed, "weight", *key) < rest
             if place in index.bad:
                 counts[place] = min(counts[place], 1)  # once is enough to say so
+            if place == len(index) - 1 and index.damage is not None:
+                counts[place] = 1  # no filter leaves that unsaid
         return counts
 
     def _lose(self, unit: Unit, error: Exception) -> None:
@@ -290,6 +353,7 @@ class SourceReader:
             self._open = self._looked_at(unit, file, *known)
         if self._open is not None:
             lost = self._remaining(unit, self._open)
+        self._lost = f"{file.name}: {error}"
         log.warning("source %s: %s is left out from byte %d on (%s)", self.name, file.name, self._offset, error)
         self._ledger.lost(self.name, file.name, BadSample("shard_unreadable", str(error)), lost)
 
@@ -315,13 +379,18 @@ class SourceReader:
         if self._unit < len(self._units):
             return
         part_of_an_epoch = self._source.epochs is not None and self._source.epochs - self._epoch < 1
+        if self._empty and self._lost:
+            raise ValueError(
+                f"source {self.name!r}: the share of stream {self._stream} in its {len(self._shards)} shards holds no "
+                f"sample, since on_bad_shard=skip left its shards out; the last one: {self._lost}"
+            )
         if self._empty and not part_of_an_epoch:
             less = ", or filter less" if self._source.filter else ""
             raise ValueError(
                 f"source {self.name!r}: the share of stream {self._stream} in its {len(self._shards)} shards holds no "
                 f"sample; use fewer streams (num_streams) or more samples{less}"
             )
-        self._epoch, self._unit, self._empty = self._epoch + 1, 0, True
+        self._epoch, self._unit, self._empty, self._lost = self._epoch + 1, 0, True, ""
         self._order = self._shuffled()
 
     def _shuffled(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 from sail_train.data.draw import uniform
 from sail_train.data.mix import Mix
 from sail_train.data.shards import Candidate
+from sail_train.types import BadSample
 
 
 class Shuffle(Iterator[Candidate]):
@@ -35,9 +36,17 @@ class Shuffle(Iterator[Candidate]):
             # it waited while its source used up its tokens
             self._mix.left_out(chosen.raw.source)
 
-    def reread(self, place: list[Any]) -> Candidate:
-        """The sample that `Candidate.place` describes."""
-        return self._mix.reread(place)
+    def reread(self, place: list[Any]) -> Candidate | None:
+        """A sample that left this buffer before the position was saved; see `SourceReader.reread`."""
+        return self._mix.reread(place, counted=True)
+
+    def lose_again(self, place: list[Any], key: str, error: BadSample) -> None:
+        """See `SourceReader.lose_again`."""
+        self._mix.lose_again(place, key, error)
+
+    def check_end(self) -> None:
+        """See `Mix.check_end`."""
+        self._mix.check_end()
 
     def state(self) -> dict[str, Any]:
         waiting = [candidate.place for candidate in self._waiting]
@@ -48,7 +57,8 @@ class Shuffle(Iterator[Candidate]):
         self._mix.load_state(state)
         self._mix.expect([*state["shuffle"], *further])
         self._drawn = state["shuffled"]
-        self._waiting = [self._mix.reread(place) for place in state["shuffle"]]
+        waiting = [self._mix.reread(place) for place in state["shuffle"]]
+        self._waiting = [candidate for candidate in waiting if candidate is not None]
 
     def _fill(self) -> None:
         while len(self._waiting) < self._size:

@@ -27,12 +27,14 @@ INERT = (
     "run_dir", "recipe_dir", "parents", "log", "train.log_every", "train.save_every", "train.keep", "eval.show",
     "eval.batch_size", "engine.timeout_minutes", "engine.bucket_elements", "data.micro_batch", "data.prefetch",
     "data.decode_threads", "data.workers", "data.balance", "data.balance_group",
-    "data.index_dir", "data.allow_mix_change",
+    "data.index_dir", "data.allow_mix_change", "data.max_bad_in_a_row",
 )  # fmt: skip
 """Keys, with all below them, that may change without changing the result. Of parents the models count, by hash."""
 
 MIX = ("weight", "size", "epochs", "max_tokens", "start_step", "stop_step")
 """Keys of a source that may change on resume where that is asked for."""
+FAULTS = ("on_bad_shard", "max_bad")
+"""Keys of a source that may always change: a run that data stopped is to go on, and whole data does not feel them."""
 UNSET = "(unset)"
 
 
@@ -101,14 +103,18 @@ def parents(config: RunConfig) -> dict[str, dict[str, str]]:
 
 def data(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Of each source: number of shards, bytes, and a hash of names and sizes. Held-out sources are named as such."""
-    used = {f"data.sources.{name}": source.shards for name, source in config.data.sources.items() if source.weight > 0}
+    sources = {name: source for name, source in config.data.sources.items() if source.weight > 0}
+    skipping = {f"data.sources.{name}" for name, source in sources.items() if source.on_bad_shard == "skip"}
+    used = {f"data.sources.{name}": source.shards for name, source in sources.items()}
     used |= {f"valid.{name}": source.shards for name, source in config.valid.items()}
     used |= {f"eval.suites.{name}": config.eval.suites[name].shards for name in config.eval.modes}
-    return {name: _shards(name.rpartition(".")[2], shards) for name, shards in used.items()}
+    return {name: _shards(name, shards, skip_missing=name in skipping) for name, shards in used.items()}
 
 
-def _shards(name: str, shards: str | list[str]) -> dict[str, Any]:
-    return describe(expand(name, [shards] if isinstance(shards, str) else shards))
+def _shards(name: str, shards: str | list[str], *, skip_missing: bool) -> dict[str, Any]:
+    patterns = [shards] if isinstance(shards, str) else shards
+    found = expand(name.rpartition(".")[2], patterns, skip_missing=skip_missing)
+    return describe(found, skip_missing=skip_missing)
 
 
 def loop_module(config: RunConfig) -> str:
@@ -149,15 +155,19 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     mix_may_change = after.get("data.allow_mix_change") is True
     lines = []
     for key in sorted({**before, **after}):
-        if any(key == inert or key.startswith(f"{inert}.") for inert in INERT) or (
-            mix_may_change and _of_mix(key, before)
-        ):
+        if any(key == inert or key.startswith(f"{inert}.") for inert in INERT) or _of_faults(key):
+            continue
+        if mix_may_change and _of_mix(key, before):
             continue
         values = [leaves.get(key, UNSET) for leaves in (before, after)]
         # a key that comes or goes with an empty mapping is no difference
         if values[0] != values[1] and any(value not in (UNSET, {}) for value in values):
             lines.append(f"{key}: {_short(values[0])} -> {_short(values[1])}")
     return lines
+
+
+def _of_faults(key: str) -> bool:
+    return key.startswith("data.sources.") and key.rpartition(".")[2] in FAULTS
 
 
 def _of_mix(key: str, before: Mapping[str, Any]) -> bool:
@@ -192,7 +202,7 @@ def _data_changes(old: Mapping[str, Any], config: RunConfig) -> list[str]:
     return [
         f"{source}: the shards changed, {_amount(old[source])} -> {_amount(now)}"
         for source, now in new.items()
-        if source in old and old[source]["hash"] != now["hash"]
+        if source in old and None not in (old[source]["hash"], now["hash"]) and old[source]["hash"] != now["hash"]
     ]
 
 

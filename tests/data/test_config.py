@@ -53,6 +53,15 @@ def test_impossible_data_values_are_refused(values: dict[str, Any], message: str
         DataConfig(**values)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["weight", "epochs", "max_bad", "fps", "think_flag"])
+def test_numbers_that_are_not_finite_are_refused_for_every_field(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"data.sources.a.{name}={value} should be a finite number"):
+        to_dataclass(DataConfig, {"sources": {"a": {name: value}}}, path="data")
+    with pytest.raises(ValueError, match=f"data.temperature={value} should be a finite number"):
+        to_dataclass(DataConfig, {"temperature": value}, path="data")
+
+
 def test_shards_may_be_one_pattern_or_a_list() -> None:
     assert to_dataclass(SourceConfig, {"shards": "a.tar"}).patterns == ["a.tar"]
     assert to_dataclass(SourceConfig, {"shards": ["a.tar", "b.tar"]}).patterns == ["a.tar", "b.tar"]

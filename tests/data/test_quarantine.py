@@ -80,6 +80,21 @@ def test_broken_pixels_count_as_bad_and_not_as_read_again() -> None:
     assert ledger.counts == {"s": [1, 1]} and ledger.take()[0]["reason"] == "image_undecodable"
 
 
+def test_samples_lost_with_their_shard_count_against_the_budget_one_where_their_number_is_not_known() -> None:
+    ledger = budget(5).ledger()
+    gone = BadSample("shard_unreadable", "gone")
+    ledger.lost("s", "a.tar", gone, 4)
+    ledger.lost("s", "b.tar", gone, None)
+    assert (ledger.counts, ledger.apart) == ({"s": [5, 5]}, {"s": [0, 0, 5]})
+    assert [record["samples"] for record in ledger.take()] == [4, None]
+    with pytest.raises(TooManyBadSamples, match="6 of 6 samples are bad.*c.tar '': shard_unreadable: gone"):
+        ledger.lost("s", "c.tar", gone, 1)
+    with pytest.raises(TooManyBadSamples, match="4 bad samples in a row"):
+        shards = budget(1000, max_in_a_row=3).ledger()
+        for _ in range(4):
+            shards.lost("s", "a.tar", gone, None)
+
+
 def test_counts_are_part_of_the_state() -> None:
     ledger = budget(5).ledger()
     spoil(ledger, 2)

@@ -1,6 +1,6 @@
 """Damaged and hostile shards through the whole stream: each fault named, every sample accounted for, nothing run.
 
-The account of a source that is read once: read - shown again + left out + lost with its shard = listed.
+The account of a source that is read once: read - shown again + left out = listed; lost with its shard is among read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import struct
 import tarfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,8 @@ from PIL import Image
 
 from sail_train.data import index
 from sail_train.data.config import DataConfig, SourceConfig
+from sail_train.data.held_out import held_out
+from sail_train.data.quarantine import TooManyBadSamples
 from sail_train.data.stream import Stream
 from sail_train.processor.processor import SailVLProcessor
 
@@ -42,7 +45,7 @@ class Account:
 
     @property
     def total(self) -> int:
-        return self.read - self.again + self.left_out + self.lost
+        return self.read - self.again + self.left_out
 
     def reasons(self) -> set[tuple[str, str]]:
         return {(record["key"], record["reason"]) for record in self.records}
@@ -83,9 +86,10 @@ def read_once(config: DataConfig, processor: SailVLProcessor, positions: Any = N
 def assert_adds_up(account: Account, listed: int) -> None:
     assert account.total == listed
     assert len(account.trained) == account.read - account.bad, "what is read is trained on, or quarantined"
-    lost = sum(record.get("samples") or 0 for record in account.records)
+    shards = [record["samples"] for record in account.records if "samples" in record]
+    lost = sum(1 if samples is None else samples for samples in shards)
     named = sum("samples" not in record for record in account.records)
-    assert (named, lost) == (account.bad, account.lost), "each is written down"
+    assert (named + lost, lost) == (account.bad, account.lost), "each is written down"
 
 
 @pytest.fixture
@@ -129,11 +133,49 @@ def test_half_a_tar_without_an_index_gives_its_whole_samples_and_is_named(
     folder: Path, processor: SailVLProcessor
 ) -> None:
     halve(folder / "s-000001.tar")
-    account = read_once(config_of(folder), processor)
+    account = read_once(config_of(folder, on_bad_shard="skip"), processor)
     (record,) = account.records
     assert record["reason"] == "truncated_shard" and record["shard"].endswith("s-000001.tar")
     listed = 30 + int(record["detail"].split("; ")[1].split()[0]) + 1
     assert_adds_up(account, listed)
+
+
+def ruined(content: bytes) -> bytes:
+    """With a damaged header amid it."""
+    place = content.index(b"ustar", len(content) // 2)
+    return content[:place] + b"x" + content[place + 1 :]
+
+
+@pytest.mark.parametrize("spoil", [lambda content: content[: len(content) // 2], lambda content: b"", ruined])
+@pytest.mark.parametrize("with_index", [False, True])
+def test_a_damaged_shard_stops_the_run_by_name_unless_it_is_to_be_skipped(
+    folder: Path, processor: SailVLProcessor, with_index: bool, spoil: Callable[[bytes], bytes]
+) -> None:
+    shard = folder / "s-000001.tar"
+    shard.write_bytes(spoil(shard.read_bytes()))
+    if with_index:  # made of what is left
+        indexed(folder)
+    with pytest.raises(ValueError, match=r"s-000001.tar' is damaged \(.*data.sources.s.on_bad_shard=skip"):
+        read_once(config_of(folder), processor)
+    with pytest.raises(ValueError, match=r"held-out source 's': shard '.*s-000001.tar' is damaged"):
+        held_out({"s": config_of(folder).sources["s"]})
+    with pytest.raises(TooManyBadSamples, match="1 of .* samples are bad"):
+        read_once(config_of(folder, on_bad_shard="skip", max_bad=0), processor)
+    account = read_once(config_of(folder, on_bad_shard="skip"), processor)
+    assert {record["shard"] for record in account.records} == {str(shard)}
+    assert sum(record["reason"] in ("truncated_shard", "corrupt_shard") for record in account.records) == 1
+    # a header amid a sample leaves the part before it, which is named, too
+    assert account.bad == len(account.records) <= 2
+    assert 30 <= len(account.trained) < 40 and account.total == len(account.trained) + account.bad
+
+
+def test_no_filter_leaves_it_unsaid_that_a_shard_is_damaged(folder: Path, processor: SailVLProcessor) -> None:
+    halve(folder / "s-000001.tar")
+    for shard in sorted(folder.glob("*.tar")):
+        rows = len(index.ensure_index(str(shard)))
+        index.add_columns(str(shard), {"score": [float(place) for place in range(rows)]})
+    account = read_once(config_of(folder, on_bad_shard="skip", filter=["score < 2"]), processor)
+    assert [record["reason"] for record in account.records] == ["truncated_shard"] and len(account.trained) == 8
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -231,10 +273,115 @@ def test_a_shard_that_changed_under_a_resumed_run_is_named(
         read_once(config_of(folder), processor, positions=json.loads(json.dumps(positions)))
 
 
+def vanish(path: Path) -> None:
+    path.unlink()
+
+
+def flip_everywhere(path: Path) -> None:
+    """A bit of each sample's content."""
+    for row in index.ensure_index(str(path)).to_pylist():
+        flip(path, row["offset"] + 600)
+
+
+def ruin(path: Path) -> None:
+    path.write_bytes(ruined(path.read_bytes()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("harm", "with_index"),
+    [
+        (vanish, False),
+        (vanish, True),
+        (flip_everywhere, True),
+        (halve, False),
+        (halve, True),
+        (ruin, False),
+    ],  # fmt: skip
+)
+def test_a_shard_that_is_lost_after_a_save_stops_the_resumed_run_or_leaves_its_buffers(
+    folder: Path, processor: SailVLProcessor, harm: Callable[[Path], None], with_index: bool, workers: int
+) -> None:
+    if workers and harm is not vanish:
+        return
+    if with_index:
+        indexed(folder)
+    names = [str(path) for path in sorted(folder.glob("*.tar"))]
+    options = {"shards": names, "epochs": 1}
+    config = dataclasses.replace(config_of(folder, **options), shuffle_buffer=12, pack_buffer=6, workers=workers)
+    trained: list[str] = []
+    with Stream(config, processor, seed=0) as stream:
+        for _ in range(3):
+            step = next(stream)
+            trained += [key for batch in step.batches for key in batch.keys if key]
+        positions = json.loads(json.dumps(step.positions))
+    states = [positions["0"], positions["1"]]
+    waiting = Counter(place[1] for state in states for place in (*state["shuffle"], *state["pack"]))
+    (lost, many), *_ = waiting.most_common()
+    assert many > 3
+    harm(Path(names[lost]))
+    told = (
+        rf"the data is not what it was.*{Path(names[lost]).name}.*the sample .* at byte .*restore .*on_bad_shard=skip"
+    )
+    told = "does not exist" if harm is vanish else told
+    with pytest.raises(ValueError, match=told):
+        read_once(config, processor, positions)
+    skipping = dataclasses.replace(config, sources=config_of(folder, **options, on_bad_shard="skip").sources)
+    account = read_once(skipping, processor, positions)
+    assert account.records and {record["shard"] for record in account.records} == {names[lost]}
+    assert len(trained) + len(account.trained) == account.read - account.bad, "what is read is trained on, or named"
+    assert len(set(trained + account.trained)) == len(trained + account.trained)
+    kept = {key for place in range(4) if place != lost for key in (f"{10 * place + n:06d}" for n in range(10))}
+    assert kept <= set(trained + account.trained)
+    if with_index:
+        assert account.total == 40
+    with pytest.raises(TooManyBadSamples, match=f"max_bad=0 allows.*{Path(names[lost]).name}"):
+        strict = config_of(folder, **options, on_bad_shard="skip", max_bad=0).sources
+        read_once(dataclasses.replace(config, sources=strict), processor, positions)
+
+
+def test_a_position_that_is_saved_again_before_a_row_still_names_what_is_lost(
+    folder: Path, processor: SailVLProcessor
+) -> None:
+    names = [str(path) for path in sorted(folder.glob("*.tar"))]
+    with Stream(config_of(folder, shards=names, on_bad_shard="skip"), processor, seed=0) as stream:
+        positions = json.loads(json.dumps(next(stream).positions))
+    os.unlink(names[positions["0"]["shuffle"][0][1]])
+    with Stream(config_of(folder, shards=names, on_bad_shard="skip"), processor, seed=0) as stream:
+        stream.load_state(positions)
+        assert stream.positions == positions
+
+
+@pytest.mark.parametrize("spoil", ["text", "pieces"])
+def test_a_waiting_sample_that_cannot_be_measured_again_is_lost_once_for_all_its_pieces(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor, spoil: str
+) -> None:
+    turns = [{"role": role, "content": "red " * 30} for _ in range(6) for role in ("user", "assistant")]
+    shards = [tmp_path / f"{n}.tar" for n in range(2)]
+    whole = json.dumps({"messages": turns}).encode()
+    make.tar(shards[0], [("long.json", whole)])
+    make.tar(shards[1], [(f"{n}.json", make.json("red " * 60)) for n in range(9)])
+    config = dataclasses.replace(
+        config_of(tmp_path, shards=[str(path) for path in shards], on_bad_shard="skip"),
+        num_streams=1, batch_rows=1, shuffle_buffer=1, pack_buffer=12, overlong="split",
+    )  # fmt: skip
+    with Stream(config, processor, seed=0) as stream:
+        positions = json.loads(json.dumps(next(stream).positions))
+    pieces = [place for place in positions["0"]["pack"] if isinstance(place[0], list)]
+    assert len(pieces) > 1
+    short = json.dumps({"messages": turns[:2]}).encode()
+    make.tar(shards[0], [("long.json", (b"{" if spoil == "text" else short).ljust(len(whole)))])
+    account = read_once(config, processor, positions)
+    assert account.reasons() == {("long", "bad_json" if spoil == "text" else "changed")} and account.bad == 1
+    stopping = dataclasses.replace(config, sources=config_of(tmp_path, shards=[str(path) for path in shards]).sources)
+    with pytest.raises(ValueError, match="0.tar': the sample 'long' at byte 0 waited then .*on_bad_shard=skip"):
+        read_once(stopping, processor, positions)
+
+
 def test_an_empty_shard_and_one_of_zeros_are_told_apart(folder: Path, processor: SailVLProcessor) -> None:
     (folder / "zero.tar").write_bytes(b"")
     (folder / "none.tar").write_bytes(bytes(10240))
-    account = read_once(config_of(folder), processor)
+    account = read_once(config_of(folder, on_bad_shard="skip"), processor)
     assert_adds_up(account, 41)
     assert [(record["reason"], Path(record["shard"]).name) for record in account.records] == [
         ("truncated_shard", "zero.tar")
@@ -265,7 +412,7 @@ def test_filters_weights_and_faults_add_up_together(folder: Path, processor: Sai
     (folder / "s-000003.tar").touch()
     account = read_once(config_of(folder, shards=names, on_bad_shard="skip", filter=["score > 2"]), processor)
     # 3 to 9 without 7 (weight 0), with 6 twice: one of them lost in shard 0, all of shard 3
-    assert (account.read, account.again, account.left_out, account.bad) == (21, 4, 16, 1)
+    assert (account.read, account.again, account.left_out, account.bad) == (28, 4, 16, 8)
     assert account.lost == 7 and account.total == 40 and len(account.trained) == 20
     assert account.reasons() == {("000003", "checksum"), ("", "shard_unreadable")}
 
@@ -435,7 +582,7 @@ def test_a_pax_bomb_ends_its_shard_with_a_name_and_is_not_held_in_memory(
             info.size = len(make.json())
             archive.addfile(info, io.BytesIO(make.json()))
         archive.addfile(pax_bomb("c.json"))
-    account = read_once(config_of(tmp_path), processor)
+    account = read_once(config_of(tmp_path, on_bad_shard="skip"), processor)
     assert_adds_up(account, 3)
     assert account.reasons() == {("", "corrupt_shard")} and "extended header" in account.records[0]["detail"]
 

@@ -161,7 +161,15 @@ def test_bad_samples_are_counted_once_by_one_stream_and_named(tmp_path: Path, ma
     records = []
     for stream in range(3):
         book = ledger()
-        reader = SourceReader("s", [str(shard)], seed=0, stream=stream, num_streams=3, ledger=book)
+        reader = SourceReader(
+            "s",
+            [str(shard)],
+            seed=0,
+            stream=stream,
+            num_streams=3,
+            ledger=book,
+            source=SourceConfig(on_bad_shard="skip"),
+        )
         while reader.state()["epoch"] == 0:
             next(reader)
         records += [record for record in book.take() if record["shard"] == str(shard)][:1]
@@ -175,10 +183,15 @@ def test_a_missing_end_is_reported_once_an_epoch_wherever_the_stream_is_resumed(
     shard = make.tar(tmp_path / "a.tar", [(f"{number}.json", make.json()) for number in range(4)])
     os.truncate(shard, 4 * 1024)
     book = ledger()
-    reader = SourceReader("s", [str(shard)], seed=0, stream=0, num_streams=1, ledger=book)
+
+    def opened() -> SourceReader:
+        source = SourceConfig(on_bad_shard="skip")
+        return SourceReader("s", [str(shard)], seed=0, stream=0, num_streams=1, ledger=book, source=source)
+
+    reader = opened()
     reasons = []
     for _ in range(12):
-        again = SourceReader("s", [str(shard)], seed=0, stream=0, num_streams=1, ledger=book)
+        again = opened()
         again.load_state(reader.state())
         reader = again
         next(reader)
@@ -204,6 +217,21 @@ def test_a_position_in_data_that_changed_is_refused(tmp_path: Path, make: Simple
         next(again)
     with pytest.raises(ValueError, match="the data is not what it was.*no sample at byte"):
         again.reread(place)
+
+
+def test_a_waiting_sample_whose_shard_vanished_is_named_or_counted_as_bad(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    pattern = make.shards(tmp_path, "s", range(10))
+    place = next(open_reader(pattern)).place
+    stopping, skipping = (open_reader(pattern, source=SourceConfig(on_bad_shard=policy)) for policy in ("stop", "skip"))
+    (tmp_path / "s" / "s-000000.tar").unlink()
+    told = "s-000000.tar': the sample '' at byte 0 waited then .*No such file.*restore the shard, or .*sources.s.on_bad"
+    with pytest.raises(ValueError, match=told):
+        stopping.reread(place)
+    assert skipping.reread(place) is None and skipping._ledger.counts == {"s": [1, 1]}
+    assert skipping.reread(place, counted=True) is None and skipping._ledger.counts == {"s": [1, 2]}
+    assert [record["reason"] for record in skipping._ledger.take()] == ["shard_unreadable"] * 2
 
 
 def test_data_that_is_replaced_under_a_running_stream_stops_it(tmp_path: Path, make: SimpleNamespace) -> None:

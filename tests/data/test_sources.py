@@ -169,10 +169,46 @@ def test_a_gap_between_the_steps_of_the_sources_is_refused(two: DataConfig) -> N
     opened(two)
 
 
-def test_exhausted_sources_before_a_later_start_are_an_error(two: DataConfig) -> None:
-    two.sources["a"].epochs, two.sources["b"].start_step = 1, 100
-    with pytest.raises(ValueError, match="at step 0 all sources that take part are exhausted, and 'b' starts at 100"):
-        rest(opened(two)[0])
+def test_exhausted_sources_before_a_later_start_are_an_error_once_nothing_waits(
+    two: DataConfig, processor: SailVLProcessor
+) -> None:
+    two.sources["a"].epochs, two.sources["b"].start_step = 1, 1000
+    two = dataclasses.replace(two, shuffle_buffer=8, pack_buffer=8)
+    stream = Stream(two, processor, seed=0)
+    keys: list[str] = []
+    told = "stream 0 has no sample left at step .*: all sources that take part are exhausted, and 'b' starts at 1000"
+    with pytest.raises(ValueError, match=told):
+        while True:
+            keys += [sample.key for sample in stream.next_row().samples]
+    assert sorted(keys) == [f"{number:06d}" for number in range(40)], "what waited was trained on first"
+    keys.clear()
+    with pytest.raises(ValueError, match=told):
+        for conversation, _ in PromptStream(two, processor, seed=0):
+            keys.append(conversation.key)
+    assert len(keys) == 40
+
+
+def test_what_waits_bridges_the_steps_until_the_next_source_starts(two: DataConfig, processor: SailVLProcessor) -> None:
+    two.sources["a"].epochs, two.sources["b"].start_step, two.sources["b"].epochs = 1, 4, 1
+    two = dataclasses.replace(two, shuffle_buffer=40, pack_buffer=8)
+    stream = Stream(two, processor, seed=0)
+    sources = [sample.source for _ in range(40) for sample in stream.next_row().samples]
+    assert Counter(sources) == {"a": 40, "b": 20}
+
+
+def test_another_number_of_rows_a_step_is_refused_where_steps_make_the_order(
+    two: DataConfig, processor: SailVLProcessor
+) -> None:
+    def resumed(config: DataConfig, **more: Any) -> None:
+        stream = Stream(config, processor, seed=0)
+        stream.next_row()
+        Stream(dataclasses.replace(config, batch_rows=2, **more), processor, seed=0).load_state(stream.positions)
+
+    resumed(two)
+    two.sources["b"].start_step = 3
+    with pytest.raises(ValueError, match="mix.batch_rows was 1 and is 2.*data.allow_mix_change=true"):
+        resumed(two)
+    resumed(two, allow_mix_change=True)
 
 
 def test_a_run_with_limits_goes_on_anywhere_as_if_never_stopped(two: DataConfig, processor: SailVLProcessor) -> None:
@@ -258,6 +294,14 @@ def test_a_filter_without_an_index_or_column_says_what_to_do(two: DataConfig) ->
         index.ensure_index(shard)
     with pytest.raises(ValueError, match="the index has no column 'score'"):
         rest(opened(two)[0])
+
+
+def test_a_share_whose_shards_were_all_left_out_says_so(two: DataConfig, tmp_path: Path) -> None:
+    for name in ("first.tar", "second.tar"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b compressed")
+    source = SourceConfig(shards=f"{tmp_path}/{{first,second}}.tar", on_bad_shard="skip", max_bad=1000)
+    with pytest.raises(ValueError, match="holds no sample, since on_bad_shard=skip left its shards out; .*is gzip"):
+        rest(opened(dataclasses.replace(two, sources={"a": source}))[0], 1)
 
 
 def test_a_filter_that_leaves_a_share_empty_is_an_error(two: DataConfig) -> None:
@@ -391,3 +435,14 @@ def test_a_lineage_tells_names_and_sizes_of_what_it_can_look_at(tmp_path: Path) 
     (tmp_path / "2.tar").unlink()
     with pytest.raises(ValueError, match="2.tar' cannot be looked at: No such file"):
         describe(shards)
+    assert describe(shards, skip_missing=True) == {"shards": 3, "bytes": None, "hash": None}
+
+
+def test_the_look_at_the_start_lets_a_shard_be_missing_where_that_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "0.tar").touch()
+    assert len(expand("s", [f"{tmp_path}/{{0..2}}.tar"], skip_missing=True)) == 3
+    assert "2.tar does not exist, and will be left out" in caplog.text
+    with pytest.raises(ValueError, match="1.tar' does not exist"):
+        expand("s", [f"{tmp_path}/{{1..2}}.tar"], skip_missing=True)

@@ -220,6 +220,25 @@ def test_damaged_extended_headers_do_not_raise(record: bytes) -> None:
         assert reason in {"corrupt_shard", "truncated_shard", "refused_file"}
 
 
+@pytest.mark.parametrize("digits", [21, 5000])
+def test_a_size_of_too_many_digits_is_refused(digits: int) -> None:
+    record = b" size=" + b"9" * digits + b"\n"
+    record = b"%d" % (len(record) + len(str(len(record)))) + record
+    extended = tarfile.TarInfo("x")
+    extended.type, extended.size = b"x", len(record)
+    padded = record.ljust(-(-len(record) // 512) * 512, b"\0")
+    found = index(extended.tobuf() + padded + archive(("a.json", b"1")))
+    (key, problem), *rest = found.bad.values()
+    assert (key, problem.reason, rest) == ("", "corrupt_shard", []) and f"a size of {digits} digits" in problem.detail
+
+
+def test_damage_is_told_from_bad_samples_even_where_the_last_is_bad_anyway() -> None:
+    content = archive(("a.json", b"1"), ("b.exe", b"2" * 600))
+    assert index(content).damage is None
+    cut = index(content[: 1024 + 512 + 100]).damage
+    assert cut is not None and cut.reason == "truncated_shard"
+
+
 def test_an_extended_header_over_the_limit_is_refused() -> None:
     extended = tarfile.TarInfo("x")
     extended.type, extended.size = b"x", tar.MAX_NAME_BYTES + 1

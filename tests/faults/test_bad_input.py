@@ -168,12 +168,17 @@ def test_a_source_over_its_budget_stops_the_run_with_the_last_reasons(data: Path
     assert "max_bad=3" in events(run, "error")[0]["reason"]
 
 
-def test_a_truncated_shard_gives_what_is_whole_and_is_named(data: Path, tmp_path: Path) -> None:
+def test_a_truncated_shard_stops_or_gives_what_is_whole_and_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, run = tmp_path / "cut", tmp_path / "run"
     folder.mkdir()
     whole = sorted((data / "boxed").glob("*.tar"))[0].read_bytes()
     (folder / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    assert start(data, *SUPERVISED, *source(folder), "train.max_steps=6", f"run_dir={run}") == 0
+    told = refused(data, capsys, *SUPERVISED, *source(folder), "train.max_steps=6", f"run_dir={tmp_path}/stopped")
+    assert "cut.tar' is damaged (truncated_shard" in told and "on_bad_shard=skip" in told
+    skip = source(folder, on_bad_shard="skip")
+    assert start(data, *SUPERVISED, *skip, "train.max_steps=6", f"run_dir={run}") == 0
     assert Counter(one["reason"] for one in lines(run, "quarantine")).keys() == {"truncated_shard"}
     assert lines(run, "quarantine")[0]["shard"] == f"{folder}/cut.tar" and len(losses(run)) == 6
 

@@ -29,7 +29,7 @@ SKIPPED = "shards skipped"
 AHEAD = 4
 """Shards that wait for each process: enough to keep it busy, few enough for a hundred thousand shards."""
 SHOWN = 5
-"""Failed shards that are named on the terminal."""
+"""Reasons for failed shards that are told on the terminal."""
 
 Work = Callable[..., Mapping[str, Any]]
 """work(shard, *arguments) -> counts by name; a count may be a mapping of counts. A function of a module."""
@@ -175,11 +175,22 @@ def show(summary: Summary, *, as_json: bool, title: str, extra: Mapping[str, Any
     console.print(f"{title}: {summary.shards} shards")
     for line in lines(summary.counts):
         console.print(line)
-    for path, reason in itertools.islice(summary.failed.items(), SHOWN):
-        console.print(f"failed: {path}: {reason}", style="red")
-    if len(summary.failed) > SHOWN:
-        console.print(f"failed: {len(summary.failed) - SHOWN} more shards", style="red")
+    for line in failures(summary.failed):
+        console.print(line, style="red")
     return 1 if summary.failed else 0
+
+
+def failures(failed: Mapping[str, str]) -> Iterator[str]:
+    """Failed shards as lines: what failed alike, as a mistyped condition does for every shard, is told once."""
+    alike: dict[str, list[str]] = {}
+    for path, reason in failed.items():
+        alike.setdefault(reason, []).append(path)
+    for reason, paths in itertools.islice(alike.items(), SHOWN):
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        yield f"failed: {paths[0]}{more}: {reason}"
+    rest = sum(len(paths) for paths in list(alike.values())[SHOWN:])
+    if rest:
+        yield f"failed: {rest} more shards"
 
 
 def lines(counts: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sail_train.data.tools.jobs import Summary, common_folder, merge, over_shards, parse_part, show
+from sail_train.data.tools.jobs import Summary, common_folder, failures, merge, over_shards, parse_part, show
 from sail_train.data.tools.reading import conversations
 from sail_train.types import BadSample
 
@@ -34,6 +34,15 @@ def test_counts_add_up_and_a_failed_shard_is_named_alone(
     )
     assert show(summary, as_json=False, title="sizes") == 1
     assert "sizes: 5 shards" in (printed := capsys.readouterr().out) and "failed: " in printed
+
+
+def test_what_failed_alike_is_told_once() -> None:
+    failed = {**{f"{n}.tar": "ValueError: no column" for n in range(9)}, "x.tar": "OSError: gone"}
+    assert list(failures(failed)) == [
+        "failed: 0.tar and 8 more: ValueError: no column",
+        "failed: x.tar: OSError: gone",
+    ]
+    assert list(failures({f"{n}.tar": f"reason {n}" for n in range(8)}))[-1] == "failed: 3 more shards"
 
 
 def _stat(path: str) -> dict[str, object]:
