@@ -101,6 +101,28 @@ def test_changed_shards_are_named_but_missing_ones_are_not(configs: Configs, wor
     assert lineage.changes(job(configs)) == []
 
 
+def test_what_is_done_about_bad_data_may_change(configs: Configs) -> None:
+    write_start(job(configs))
+    tokens = ("data.sources.caption.on_bad_shard=skip", "data.sources.caption.max_bad=9", "data.max_bad_in_a_row=7")
+    assert lineage.changes(job(configs, *tokens)) == []
+
+
+def test_a_missing_shard_of_a_source_that_skips_is_recorded_as_unknown(configs: Configs, workplace: Path) -> None:
+    skip = "data.sources.caption.on_bad_shard=skip"
+    shards = [str(path) for path in sorted((workplace / "data/mine/train").glob("*.tar"))]
+    assert len(shards) == 2
+    named = f"data.sources.caption.shards=[{','.join(shards)}]"
+    content = Path(shards[1]).read_bytes()
+    Path(shards[1]).unlink()
+    write_start(job(configs, skip, named))
+    assert lineage.record(job(configs, skip, named))["data"]["data.sources.caption"]["hash"] is None
+    Path(shards[1]).write_bytes(content)
+    assert lineage.changes(job(configs, skip, named)) == [], "it came back"
+    with pytest.raises(ValueError, match="does not exist"):
+        Path(shards[0]).unlink()
+        lineage.record(job(configs, named))
+
+
 def test_a_source_without_shards_is_refused_before_anything_heavy(configs: Configs) -> None:
     with pytest.raises(ValueError, match="source 'caption'.*matches no file"):
         lineage.record(job(configs, "data.sources.caption.shards=nowhere/*.tar"))
