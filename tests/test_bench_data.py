@@ -113,3 +113,27 @@ def test_ratios_are_taken_round_by_round(table: ModuleType) -> None:
     assert "| peer | 450000.0 ± 150000.0 | 2 ± 1 | 3.00 ± 0.00 x |" in table.comparison(
         {"ours": ours, "peer": peer}, "ours", "cpu"
     )
+
+
+def test_the_peers_image_processor_makes_the_patches_that_ours_does() -> None:
+    """Decoding is compared on like work: the same size of image, the same patches in the same order."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+    from transformers import Qwen2VLImageProcessorPil
+
+    from sail_train.processor.images import open_image
+    from sail_train.processor.patches import whole
+    from sail_train.visual import ImageSpec
+
+    buffer, pixels = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((500, 375)).save(buffer, "PNG")
+    image, spec = open_image(buffer.getvalue()), ImageSpec(min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
+    theirs = Qwen2VLImageProcessorPil(temporal_patch_size=1)
+    made = theirs(images=image, return_tensors="pt")
+    (grid,) = spec.grids(375, 500)
+    assert made["image_grid_thw"][0].tolist() == [1, *grid]
+    mean, std = (np.repeat(np.array(values), 14 * 14) for values in (theirs.image_mean, theirs.image_std))
+    ours = (whole(image, grid, spec) / 255 - mean) / std
+    assert np.abs(made["pixel_values"].numpy() - ours).max() < 1e-4

@@ -27,7 +27,7 @@ import data_peers_venv
 from data_lengths import drawn
 from data_made import make
 from data_rounds import Contender, Round, play
-from data_table import comparison, markdown, ratios, spread
+from data_table import comparison, markdown, spread
 
 SEQ_LENGTH = 4096
 PACKED_LENGTH = 8192
@@ -96,6 +96,7 @@ def reading(options: Options) -> str:
     told = play(
         [
             options.ours("ours, checksums", "reading", folder=indexed, samples=samples),
+            options.ours("ours, checksums by zlib", "reading", folder=indexed, samples=samples, by_zlib=True),
             options.ours("ours, no index", "reading", folder=plain, samples=samples),
             options.ours("ours, checksums, shuffle 256", "reading", folder=indexed, samples=samples, shuffle=256),
             *options.of_peers(
@@ -185,9 +186,11 @@ def resume(options: Options) -> str:
     for name, rounds in told.items():
         of_place = [rounds[place :: len(shares)] for place in range(len(shares))]
         cells = [spread([1e3 * each["seconds"] for each in of], 0) for of in of_place]
-        growth = spread([1 / ratio for ratio in ratios(of_place[3], of_place[1], "seconds")], 2)
-        rows.append([name, *cells, growth])
-    return markdown(["ms to the first batch", *(f"at {100 * share:g}%" for share in shares), "99% / 1%"], rows)
+        growth = [spread([of_place[3][i][what] / of_place[1][i][what] for i in range(options.rounds)], 2)
+                  for what in ("seconds", "cpu")]  # fmt: skip
+        rows.append([name, *cells, *growth])
+    header = ["ms to the first batch", *(f"at {100 * share:g}%" for share in shares), "99% / 1%", "by CPU time"]
+    return markdown(header, rows)
 
 
 BENCHMARKS: dict[str, Callable[[Options], str]] = {

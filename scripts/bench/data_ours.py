@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from data_rounds import WAITING, Clock, Round, serve
 
+from sail_train.data import crc
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.fill import pack_lengths
 from sail_train.data.interleave import budget_of, candidates, shard_lists
@@ -26,11 +28,14 @@ def opened_anew(folder: str) -> None:
         os.utime(path)
 
 
-def reading(folder: str, samples: int, shuffle: int = 1) -> Run:
+def reading(folder: str, samples: int, shuffle: int = 1, by_zlib: bool = False) -> Run:
     """All samples of one stream before they are measured, as dictionaries of bytes, with the state that is saved.
 
     Without a shuffle buffer the state is taken after each sample; with one every 32 samples, as a row would.
+    `by_zlib`: as if the extra "fast" were not installed.
     """
+    if by_zlib:
+        crc._crc32 = zlib.crc32
     source = SourceConfig(shards=f"{folder}/*.tar")
     config = DataConfig(sources={"made": source}, num_streams=1, shuffle_buffer=shuffle)
     every = 1 if shuffle == 1 else 32
