@@ -31,7 +31,7 @@ def test_a_mixture_changes_on_resume_when_asked_and_leaves_an_event(
     assert start(data, *changed, "data.allow_mix_change=true") == 0
     (event,) = events(run, "mix_change")
     assert [change.split(" was ")[0] for change in event["changes"]] == ["mix.batch_rows", "mix.frames", "mix.text"]
-    assert "weight=0.3" in event["changes"][1] and "weight=3," in event["changes"][1]
+    assert "weight=0.3" in event["changes"][2] and "weight=3," in event["changes"][2]
     found = losses(run)
     assert found[:2] == whole[:2] and len(found) == 4 and len(lines(run)) >= 4
     assert start(data, *changed, "data.seq_length=300", "data.allow_mix_change=true") == 2
