@@ -7,8 +7,9 @@ import logging
 from collections.abc import Iterator, Mapping
 
 from sail_train.data.config import SourceConfig
+from sail_train.data.listing import expand
 from sail_train.data.measure import check_headers, parsers
-from sail_train.data.shards import ShardFile, expand
+from sail_train.data.shard_file import ShardFile
 from sail_train.types import BadSample, Conversation
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from sail_train.config import choice
 from sail_train.data import FORMATS
+from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.draw import uniform
-from sail_train.data.shards import Candidate
 from sail_train.data.split import split
 from sail_train.processor.images import image_size
 from sail_train.processor.video import probe

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig
 from sail_train.data.draw import uniform
 from sail_train.data.quarantine import Ledger
-from sail_train.data.shards import Candidate, SourceReader
+from sail_train.data.shards import SourceReader
 from sail_train.types import BadSample
 
 
@@ -114,20 +115,20 @@ class Mix(Iterator[Candidate]):
         self._ledger.left_out(name, 1)
 
     def expect(self, places: Iterable[list[Any]]) -> None:
-        """See `SourceReader.expect`."""
+        """See `WaitingSamples.expect`."""
         by_source: dict[str, list[list[Any]]] = {}
         for place in places:
             by_source.setdefault(place[0], []).append(place)
         for name, of_source in by_source.items():
-            self.readers[name].expect(of_source)
+            self.readers[name].waiting.expect(of_source)
 
     def reread(self, place: list[Any], *, counted: bool = False) -> Candidate | None:
-        """See `SourceReader.reread`."""
-        return self.readers[place[0]].reread(place, counted=counted)
+        """See `WaitingSamples.reread`."""
+        return self.readers[place[0]].waiting.reread(place, counted=counted)
 
     def lose_again(self, place: list[Any], key: str, error: BadSample) -> None:
-        """See `SourceReader.lose_again`; of a sample that was counted."""
-        self.readers[place[0]].lose_again(place, key, error, counted=True)
+        """See `WaitingSamples.lose`; of a sample that was counted."""
+        self.readers[place[0]].waiting.lose(place, key, error, counted=True)
 
     def check_end(self) -> None:
         """For who has no sample left: ValueError if this is no end, because a source starts at a later step."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig
 from sail_train.data.fill import Fill
 from sail_train.data.measure import Measure
 from sail_train.data.quarantine import Ledger
-from sail_train.data.shards import Candidate
 from sail_train.data.shuffle import Shuffle
 from sail_train.types import BadSample, Encoded
 

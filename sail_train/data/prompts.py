@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig
 from sail_train.data.interleave import (
     Interleave,
@@ -21,7 +22,6 @@ from sail_train.data.interleave import (
 )
 from sail_train.data.measure import check_capacity, parsers
 from sail_train.data.quarantine import Ledger
-from sail_train.data.shards import Candidate
 from sail_train.data.shuffle import Shuffle
 from sail_train.types import THINK_MODES, BadSample, Conversation
 

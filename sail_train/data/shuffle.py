@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sail_train.data.candidate import Candidate
 from sail_train.data.draw import uniform
 from sail_train.data.mix import Mix
-from sail_train.data.shards import Candidate
 from sail_train.types import BadSample
 
 
@@ -37,11 +37,11 @@ class Shuffle(Iterator[Candidate]):
             self._mix.left_out(chosen.raw.source)
 
     def reread(self, place: list[Any]) -> Candidate | None:
-        """A sample that left this buffer before the position was saved; see `SourceReader.reread`."""
+        """A sample that left this buffer before the position was saved; see `WaitingSamples.reread`."""
         return self._mix.reread(place, counted=True)
 
     def lose_again(self, place: list[Any], key: str, error: BadSample) -> None:
-        """See `SourceReader.lose_again`."""
+        """See `WaitingSamples.lose`."""
         self._mix.lose_again(place, key, error)
 
     def check_end(self) -> None:

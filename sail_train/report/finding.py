@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sail_train.data.shards import ShardFile, expand
+from sail_train.data.listing import expand
+from sail_train.data.shard_file import ShardFile
 from sail_train.data.tar import IMAGES, check_member, members, split_name
 from sail_train.report.reading import mapping, shard_patterns
 from sail_train.types import BadSample

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.measure import Measure, parsers
-from sail_train.data.shards import Candidate
 from sail_train.data.writer import files_of
 from sail_train.processor.processor import SailVLProcessor
 from sail_train.types import BadSample, Conversation, Message, Part, RawSample

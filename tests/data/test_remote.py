@@ -102,7 +102,7 @@ def test_a_position_seeks_and_reads_no_more_than_the_sample(folder: Path, server
     server.requests.clear()
     again = reader(f"{server.url}/{NAMES}", index_dir=index_dir)
     again.load_state(state)
-    assert again.reread(candidates[12].place) == candidates[12]
+    assert again.waiting.reread(candidates[12].place) == candidates[12]
     ranges = [asked.removeprefix("bytes=").split("-") for _, _, asked in server.requests if asked]
     assert sum(int(end) - int(start) + 1 for start, end in ranges) <= candidates[12].size + 2
     assert [next(again).raw.key for _ in range(5)] == [next(first).raw.key for _ in range(5)]

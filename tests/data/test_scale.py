@@ -12,7 +12,7 @@ import pytest
 
 from sail_train.data import interleave
 from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.data.shards import share
+from sail_train.data.share import share
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "data_scale.py"
 

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from sail_train.data.config import SourceConfig
+from sail_train.data.listing import expand
 from sail_train.data.quarantine import Budget, Ledger
 from sail_train.data.shard_file import ShardFile
-from sail_train.data.shards import SourceReader, expand, share
+from sail_train.data.shards import SourceReader
+from sail_train.data.share import share
 from sail_train.types import BadSample
 
 
@@ -149,7 +151,7 @@ def test_a_reader_goes_on_where_its_state_was_taken(tmp_path: Path, make: Simple
         again = open_reader(pattern, stream=1, num_streams=3)
         again.load_state(state)
         assert [next(again) for _ in range(4)][: 25 - number] == candidates[number : number + 4]
-    assert all(reader.reread(candidate.place) == candidate for candidate in candidates)
+    assert all(reader.waiting.reread(candidate.place) == candidate for candidate in candidates)
 
 
 def test_bad_samples_are_counted_once_by_one_stream_and_named(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -216,7 +218,7 @@ def test_a_position_in_data_that_changed_is_refused(tmp_path: Path, make: Simple
     with pytest.raises(ValueError, match="the data is not what it was.*no sample at byte"):
         next(again)
     with pytest.raises(ValueError, match="the data is not what it was.*no sample at byte"):
-        again.reread(place)
+        again.waiting.reread(place)
 
 
 def test_a_waiting_sample_whose_shard_vanished_is_named_or_counted_as_bad(
@@ -228,9 +230,9 @@ def test_a_waiting_sample_whose_shard_vanished_is_named_or_counted_as_bad(
     (tmp_path / "s" / "s-000000.tar").unlink()
     told = "s-000000.tar': the sample '' at byte 0 waited then .*No such file.*restore the shard, or .*sources.s.on_bad"
     with pytest.raises(ValueError, match=told):
-        stopping.reread(place)
-    assert skipping.reread(place) is None and skipping._ledger.counts == {"s": [1, 1]}
-    assert skipping.reread(place, counted=True) is None and skipping._ledger.counts == {"s": [1, 2]}
+        stopping.waiting.reread(place)
+    assert skipping.waiting.reread(place) is None and skipping._ledger.counts == {"s": [1, 1]}
+    assert skipping.waiting.reread(place, counted=True) is None and skipping._ledger.counts == {"s": [1, 2]}
     assert [record["reason"] for record in skipping._ledger.take()] == ["shard_unreadable"] * 2
 
 

@@ -14,7 +14,7 @@ from sail_train.data import conversation
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.held_out import held_out
 from sail_train.data.prompts import PromptStream
-from sail_train.data.shards import ShardFile
+from sail_train.data.shard_file import ShardFile
 from sail_train.data.stream import Stream
 from sail_train.data.tools import check, inspect
 from sail_train.data.writer import files_of, video_extension, write_shards

@@ -23,8 +23,8 @@ from rich.table import Table
 
 from sail_train.config import to_mapping
 from sail_train.data.config import SourceConfig
+from sail_train.data.listing import expand
 from sail_train.data.measure import parsers
-from sail_train.data.shards import expand
 from sail_train.data.tools.check_shard import EXAMPLES, MEASURES, Findings, Limits, check_shard, findings_path
 from sail_train.data.tools.jobs import add_arguments, over_shards, parse_part
 from sail_train.data.tools.processors import open_processor

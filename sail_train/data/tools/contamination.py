@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sail_train.data.index import add_columns
-from sail_train.data.shards import expand
+from sail_train.data.listing import expand
 from sail_train.data.tools.near import block_pairs, hash_keys, near_images
 from sail_train.data.tools.reading import conversations
 from sail_train.data.tools.signature_files import IMAGE_FIELDS, signature_path

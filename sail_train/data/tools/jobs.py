@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_train.config import to_mapping
-from sail_train.data.shards import expand
+from sail_train.data.listing import expand
 
 SKIPPED = "shards skipped"
 """Count that a shard's work returns as 1 where its output was there already."""

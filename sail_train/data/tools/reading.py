@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.measure import parsers
-from sail_train.data.shards import ShardFile
+from sail_train.data.shard_file import ShardFile
 from sail_train.types import BadSample, Conversation
 
 

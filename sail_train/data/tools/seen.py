@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from sail_train.data.config import SourceConfig
+from sail_train.data.listing import expand
 from sail_train.data.measure import parsers
 from sail_train.data.shard_file import ShardFile
-from sail_train.data.shards import expand
 from sail_train.processor.images import image_size
 from sail_train.processor.patches import unpatchify
 from sail_train.processor.video import probe

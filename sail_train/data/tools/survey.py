@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sail_train.config import to_dataclass
 from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.data.shards import expand
+from sail_train.data.listing import expand
 from sail_train.data.tools.seen import Read, measured_samples, pixel_size
 from sail_train.types import BadSample
 
