@@ -34,7 +34,7 @@ class BadSample(ValueError):
         self.detail = detail
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)  # not frozen, which takes three times as long for every sample that is read
 class RawSample:
     """The files of one webdataset key, undecoded."""
 

@@ -19,7 +19,25 @@ def _hash(key: tuple[Key, ...], size: int) -> int:
 
 def uniform(*key: Key) -> float:
     """A number in [0, 1) that `key` fixes."""
-    return (_hash(key, 8) >> 11) * 2.0**-53
+    return _fraction(_hash(key, 8))
+
+
+class Draws:
+    """`uniform(*key, n)` of one key for many n: what is hashed of the key is hashed once."""
+
+    def __init__(self, *key: Key) -> None:
+        assert len(key) > 1, key
+        self._begun = hashlib.blake2b(f"{repr(key)[:-1]}, ".encode(), digest_size=8)
+
+    def __call__(self, number: int) -> float:
+        whole = self._begun.copy()
+        whole.update(b"%d)" % number)
+        return _fraction(int.from_bytes(whole.digest(), "little"))
+
+
+def _fraction(word: int) -> float:
+    """64 bits as a number in [0, 1)."""
+    return (word >> 11) * 2.0**-53
 
 
 def permutation(size: int, *key: Key) -> np.ndarray:

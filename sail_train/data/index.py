@@ -27,6 +27,7 @@ import numpy as np
 from sail_train.data import remote, tar
 from sail_train.data.conditions import all_hold, parse
 from sail_train.data.crc import crc32
+from sail_train.data.cut import read_sample
 from sail_train.data.shard_file import ShardFile, UnreadableShard
 from sail_train.types import BadSample
 
@@ -290,7 +291,7 @@ def build_index(shard: str) -> Table:
             values = (key, start, end - start, checksum(file, start, end), str(problem))
         else:
             block = file.read(start, end - start)
-            values = (tar.read_sample(block)[0], start, end - start, crc32(block), "")
+            values = (read_sample(memoryview(block), indexed=False)[0], start, end - start, crc32(block), "")
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
     file.close()

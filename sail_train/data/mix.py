@@ -16,7 +16,7 @@ from typing import Any
 
 from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig
-from sail_train.data.draw import uniform
+from sail_train.data.draw import Draws
 from sail_train.data.quarantine import Ledger
 from sail_train.data.shards import SourceReader
 from sail_train.types import BadSample
@@ -89,21 +89,26 @@ class Mix(Iterator[Candidate]):
         self._ledger = ledger
         self._budgets = {name: mixture.budget(name, stream) for name in mixture.tokens}
         self._stream = stream
-        self._key = (seed, "mix", stream)
+        self._draws = Draws(seed, "mix", stream)
         self._drawn = 0
-        self._active: list[str] = []
+        self._chosen_for = -1
+        """The step that these are chosen for; -1: they are to be chosen anew."""
+        self._active: list[SourceReader] = []
         self._bounds: list[float] = []
 
     def __next__(self) -> Candidate:
         while True:
-            self._choose()
-            place = uniform(*self._key, self._drawn) * self._bounds[-1]
+            # tokens are counted while the step goes on
+            if self._budgets or self._chosen_for != self._step:
+                self._choose()
+            place = self._draws(self._drawn) * self._bounds[-1]
             self._drawn += 1
-            reader = self.readers[self._active[bisect_right(self._bounds, place)]]
+            reader = self._active[bisect_right(self._bounds, place)]
             try:
                 return next(reader)
             except StopIteration:
                 assert reader.exhausted
+                self._chosen_for = -1
 
     def spent(self, name: str) -> bool:
         """Whether a source's tokens are used up."""
@@ -146,7 +151,7 @@ class Mix(Iterator[Candidate]):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """A source that is new to the mixture (`data.allow_mix_change`) begins at its beginning."""
-        self._drawn = state["drawn"]
+        self._drawn, self._chosen_for = state["drawn"], -1
         for name, reader in self.readers.items():
             if name in state["sources"]:
                 reader.load_state(state["sources"][name])
@@ -162,9 +167,10 @@ class Mix(Iterator[Candidate]):
 
     def _choose(self) -> None:
         """Who takes part in the next draw; StopIteration if nobody does, until a later step or for good."""
-        active = [name for name in self._left() if self._mixture.takes_part(name, self._step)]
+        step, self._chosen_for = self._step, -1
+        active = [name for name in self._left() if self._mixture.takes_part(name, step)]
         if not active:
             raise StopIteration
-        if active != self._active:
-            self._active = active
-            self._bounds = list(accumulate(self._mixture.weights[name] for name in active))
+        self._chosen_for = step
+        self._active = [self.readers[name] for name in active]
+        self._bounds = list(accumulate(self._mixture.weights[name] for name in active))

@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from sail_train.data import remote, tar
 from sail_train.data.crc import crc32
+from sail_train.data.cut import read_sample
 from sail_train.types import BadSample, RawSample
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class ShardFile:
         self.source = source
         self.bytes = 0
         """When `index` was last called."""
+        self._is_remote = remote.is_remote(path)
         self._remote: tuple[int, str] | None = None
         self._fetched: list[_Fetched] = []
 
@@ -119,7 +121,7 @@ class ShardFile:
     def expect(self, spans: Sequence[tuple[int, int]]) -> None:
         """Fetches what will be read of a remote shard, [start, end) each, neighbours in one request. The bytes are
         kept until each span was read as often as it is given."""
-        if not remote.is_remote(self.path) or not spans:
+        if not self._is_remote or not spans:
             return
         groups = _joined(sorted(spans))
         with ThreadPoolExecutor(remote.THREADS, thread_name_prefix="data-resume") as threads:
@@ -164,7 +166,7 @@ class ShardFile:
             raise UnreadableShard(
                 f"source {self.source!r}: shard {self.name!r} is gzip, and cannot be sought in; gunzip it"
             )
-        if remote.is_remote(self.path):
+        if self._is_remote:
             _plain.add((self.path, *status))
         return status
 
@@ -178,7 +180,7 @@ class ShardFile:
             raise OSError(errno.EIO, f"source {self.source!r}: shard became shorter while it was read", self.name)
         if index.checksums is not None:
             _compare(block, index, place)
-        key, files = tar.read_sample(block, check=index.checksums is not None)
+        key, files = read_sample(block, indexed=index.checksums is not None)
         return RawSample(key=key, source=self.source, shard=self.name, offset=start, members=files)
 
     def close(self) -> None:
@@ -201,7 +203,7 @@ class ShardFile:
         raise AssertionError("the last try returns or raises")
 
     def _read(self, offset: int, length: int, ahead: bool) -> bytes:
-        if remote.is_remote(self.path):
+        if self._is_remote:
             if (content := self._expected(offset, length)) is not None:
                 return content
             size, mark = self._status()
@@ -229,18 +231,21 @@ class ShardFile:
                 return one.content[begin : begin + length]
         return None
 
-    def _block(self, offset: int, length: int, ahead: bool) -> bytes | memoryview:
+    def _block(self, offset: int, length: int, ahead: bool) -> memoryview:
         """As `read`, of what is used before this thread's next read: most samples fit the same few pages each time,
         which spares the kernel finding new ones."""
-        if remote.is_remote(self.path) or length > len(_scratch.view):
-            return self.read(offset, length, ahead=ahead)
-        view = _scratch.view[:length]
-        read = self.retry(lambda: os.preadv(_open_files.descriptor(self.path), [view], offset), f"byte {offset}")
-        return view if read == length else self.read(offset, length)
+        if not self._is_remote and length <= len(_scratch.view):
+            view = _scratch.view[:length]
+            try:
+                if os.preadv(_open_files.descriptor(self.path), [view], offset) == length:
+                    return view
+            except OSError:  # it is read again, patiently
+                pass
+        return memoryview(self.read(offset, length, ahead=ahead))
 
     def _status(self) -> tuple[int, str]:
         """Bytes, and a mark that changes when the content does; of a remote shard as it was when it was opened."""
-        if remote.is_remote(self.path):
+        if self._is_remote:
             self._remote = known = self._remote or remote.stat(self.path)
             return known
         status = os.fstat(_open_files.descriptor(self.path))
@@ -259,7 +264,7 @@ def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
     return joined
 
 
-def _compare(block: bytes | memoryview, index: tar.Index, place: int) -> None:
+def _compare(block: memoryview, index: tar.Index, place: int) -> None:
     assert index.checksums is not None
     known, found = index.checksums[place], crc32(block)
     if known != found:

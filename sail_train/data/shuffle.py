@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sail_train.data.candidate import Candidate
-from sail_train.data.draw import uniform
+from sail_train.data.draw import Draws
 from sail_train.data.mix import Mix
 from sail_train.types import BadSample
 
@@ -21,7 +21,7 @@ class Shuffle(Iterator[Candidate]):
     def __init__(self, mix: Mix, size: int, *, seed: int, stream: int) -> None:
         self._mix = mix
         self._size = size
-        self._key = (seed, "shuffle", stream)
+        self._draws = Draws(seed, "shuffle", stream)
         self._drawn = 0
         self._waiting: list[Candidate] = []
 
@@ -68,7 +68,7 @@ class Shuffle(Iterator[Candidate]):
                 return
 
     def _draw(self) -> Candidate:
-        place = int(uniform(*self._key, self._drawn) * len(self._waiting))
+        place = int(self._draws(self._drawn) * len(self._waiting))
         self._drawn += 1
         chosen = self._waiting[place]
         # the hole is filled at the next call, so that nothing is read ahead of need

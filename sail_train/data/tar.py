@@ -1,4 +1,4 @@
-"""Reading tar shards: headers, the index of a shard's samples, and the files of one sample by its byte offset.
+"""Reading tar shards: headers, and the index of a shard's samples.
 
 A shard is opened once and its headers are walked through (`index`), which finds the samples, duplicates, refused
 members and a cut-off end before any of it is used; then each sample is one read at its offset. That makes a saved
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ READ = TEXTS | IMAGES | VIDEOS
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _OCTAL = re.compile(rb"[0-7]+")
 _REGULAR = frozenset({b"0", b"\0", b"7"})
-_DIRECTORY = b"5"
+DIRECTORY = b"5"
 _FILE = ord("0")
 _WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 """Links, devices and directories: whatever size their header gives, no data follows."""
@@ -177,37 +177,6 @@ def index(read: Read, size: int) -> Index:
     return building.index(max(size, offset + 1))
 
 
-def read_sample(block: bytes | memoryview, *, check: bool = False) -> tuple[str, dict[str, bytes]]:
-    """A good sample's key, and its files by extension, out of the bytes of its span.
-
-    Args:
-        check: refuse what `index` would have refused: the span comes from a file that a stranger may have written.
-    """
-    key = ""
-    files: dict[str, bytes] = {}
-    for member in members(lambda offset, length: bytes(block[offset : offset + length]), 0, len(block)):
-        if member.kind == _DIRECTORY:
-            continue
-        name, extension = split_name(member.name)
-        if check:
-            _check_again(member, name, extension, key if files else name, files, len(block))
-        key = name
-        files[extension] = bytes(block[member.data : member.data + member.size])
-    if check and not files:
-        raise BadSample("corrupt_shard", "no file where the index has a sample")
-    return key, files
-
-
-def _check_again(member: Member, name: str, extension: str, key: str, files: Mapping[str, bytes], length: int) -> None:
-    problem = check_member(member, extension)
-    if problem is not None:
-        raise problem
-    if name != key or member.end > length:
-        raise BadSample("corrupt_shard", f"{member.name!r} is not where the index has its sample's end")
-    if extension in files:
-        raise BadSample("duplicate_file", f"{member.name!r} is in its sample twice")
-
-
 class _IndexBuilder:
     """Groups consecutive members by key."""
 
@@ -231,7 +200,7 @@ class _IndexBuilder:
         self._keys.add(key)
 
     def add(self, member: Member) -> None:
-        if member.kind == _DIRECTORY:
+        if member.kind == DIRECTORY:
             return
         key, extension = split_name(member.name)
         if key != self._key:
@@ -288,17 +257,26 @@ def _next_member(read: Read, offset: int) -> Member | None:
 def _plain_member(header: bytes, offset: int) -> Member | None:
     """The member of a header as nearly all are (a regular file, sizes in octal, no prefix), in a third of the time;
     None for all others and for whatever is wrong."""
-    size, total = header[124:135], header[148:154]
-    if header[156] != _FILE or header[345] or header[135] or header[154] or not (size.isdigit() and total.isdigit()):
+    size = header[124:135]
+    if header[156] != _FILE or header[345] or header[135] or not size.isdigit() or not sum_fits(header):
         return None
     try:
-        # one more than the sum of all bytes, modulo 65521, is the low half of their adler32
-        expected = 1 + int(total, 8) - 8 * 32 + sum(header[148:156])
-        if zlib.adler32(header) & 0xFFFF != expected % 65521:
-            return None
         return Member(name=_text(header[:100]), start=offset, data=offset + BLOCK, size=int(size, 8), kind=b"0")
     except ValueError:  # an 8 or a 9
         return None
+
+
+def sum_fits(header: bytes) -> bool:
+    """Whether a header has the sum that is written in it as nearly all are: six octal digits and a zero."""
+    total = header[148:154]
+    if header[154] or not total.isdigit():
+        return False
+    try:
+        # one more than the sum of all bytes, modulo 65521, is the low half of their adler32
+        expected = 1 + int(total, 8) - 8 * 32 + sum(header[148:156])
+    except ValueError:  # an 8 or a 9
+        return False
+    return zlib.adler32(header) & 0xFFFF == expected % 65521
 
 
 def _read_exactly(read: Read, offset: int, length: int) -> bytes:

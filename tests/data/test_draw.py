@@ -1,9 +1,15 @@
-from sail_train.data.draw import permutation, uniform
+from sail_train.data.draw import Draws, permutation, uniform
 
 
 def test_draws_depend_on_the_whole_key_only() -> None:
     assert uniform(0, "mix", 3, 7) == uniform(0, "mix", 3, 7)
     assert len({uniform(0, "mix", 3, 7), uniform(1, "mix", 3, 7), uniform(0, "mix", 7, 3), uniform(0, "x", 3, 7)}) == 4
+
+
+def test_draws_of_one_key_are_those_of_the_whole_key() -> None:
+    for key in (0, "mix", 3), (-1, "it's"), (12, "a", "\\", 5):
+        draws = Draws(*key)
+        assert [draws(n) for n in (0, 9, 10**12)] == [uniform(*key, n) for n in (0, 9, 10**12)]
 
 
 def test_draws_are_spread_evenly() -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from sail_train.data import tar
+from sail_train.data.cut import read_sample
 from sail_train.types import BadSample
 
 
@@ -34,7 +35,7 @@ def good(content: bytes) -> dict[str, dict[str, bytes]]:
     for place in range(len(found)):
         if place not in found.bad:
             start, end = found.span(place)
-            key, files = tar.read_sample(content[start:end])
+            key, files = read_sample(memoryview(content)[start:end], indexed=False)
             samples[key] = files
     return samples
 
@@ -85,7 +86,7 @@ def test_offsets_lead_straight_to_a_sample() -> None:
     content = archive(("a.json", b"a" * 700), ("a.jpg", b"j"), ("b.json", b"b"), ("b.jpg", b"k" * 512))
     found = index(content)
     start, end = found.span(1)
-    assert tar.read_sample(content[start:end]) == ("b", {"json": b"b", "jpg": b"k" * 512})
+    assert read_sample(memoryview(content)[start:end], indexed=False) == ("b", {"json": b"b", "jpg": b"k" * 512})
     assert len(found) == 2 and found.span(0)[1] == start
 
 
