@@ -1,12 +1,14 @@
 """The training loop: what happens around a step, in order.
 
-resume -> [next step's batches -> step -> record -> validate -> save] until max_steps or until asked to stop -> save.
+resume -> [next step's batches -> step -> record -> validate -> save] until max_steps, until there is no more work, or
+until asked to stop -> save.
 What is trained comes from a `Work` (supervised rows, RL rollouts); the loop knows neither. Every rank runs it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +27,11 @@ from sail_train.engine.deepspeed import Loss, StepResult, TrainEngine
 from sail_train.engine.metrics import Metrics, local_sums
 from sail_train.engine.rng import load_rng_state, rng_state
 from sail_train.engine.rundir import RunDir
+from sail_train.engine.schedule import learning_rate_factor
 from sail_train.engine.signals import StopRequest
 from sail_train.types import Batch
+
+log = logging.getLogger(__name__)
 
 MAX_FAILED_SAVES = 3
 """Checkpoints in a row that may fail to be written (a full disk) before training stops."""
@@ -53,11 +58,19 @@ class WorkStep:
     """Called on all ranks after the step: what it returns joins `metrics`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exhausted:
+    """Instead of a step: there is no more work, on any rank."""
+
+    quarantined: Sequence[Mapping[str, Any]] = ()
+    """Bad samples of this rank that came after the last step."""
+
+
 class Work(Protocol):
     """What is trained. `state`, `load_state` and `validate` are called on all ranks together."""
 
-    def next_step(self) -> WorkStep:
-        """The next update's batches."""
+    def next_step(self) -> WorkStep | Exhausted:
+        """The next update's batches; what ranks learn from each other here they learn alike."""
         ...
 
     def state(self) -> Any:
@@ -107,12 +120,14 @@ def train(
 ) -> Outcome:
     """Trains until `max_steps` updates are taken, from the newest checkpoint that verifies, if there is one.
 
+    Work that is exhausted before ends the run as if `max_steps` were reached.
+
     Args:
         shape: of the model, for MFU.
         settings: the composed config, for trackers; secrets are masked.
 
     Raises:
-        ValueError: there are checkpoints, but none verifies or fits.
+        ValueError: there are checkpoints, but none verifies or fits; or no work for a single update.
         TrainingDiverged: see `TrainEngine.step`.
         SaveFailed: the last checkpoint could not be written, or several in a row.
     """
@@ -123,11 +138,15 @@ def train(
     with StopRequest() as stop, metrics, session.failures_told():
         while engine.step_count < config.max_steps:
             step = work.next_step()
+            if isinstance(step, Exhausted):
+                session.exhausted(step)
+                break
             sums = {**local_sums(step.batches, shape, engine.trained), **step.sums, "stop": stop.flag}
             sums["quarantined"] = float(len(step.quarantined))
             result = engine.step(step.batches, step.loss, step.denominator, extra=sums)
             metrics.record(result, {**step.metrics, **(step.finish(result) if step.finish else {})})
-            session.quarantine(result, step)
+            if result.sums["quarantined"] > 0:  # the same on every rank
+                session.quarantine(step.quarantined)
             if not result.skipped and _due(engine.step_count, config.valid_every):
                 session.validate(metrics)
             stopping = result.sums["stop"] > 0
@@ -227,11 +246,32 @@ class _Session:
             self.run.event("error", step=self.engine.step_count, reason=f"{type(error).__name__}: {error}")
             raise
 
-    def quarantine(self, result: StepResult, step: WorkStep) -> None:
-        """Writes down the bad samples of all ranks; ranks exchange them only when there are any."""
-        if result.sums["quarantined"] > 0:
-            for record in (record for of_rank in dist.gather_objects(list(step.quarantined)) for record in of_rank):
-                self.run.append("quarantine", record)
+    def quarantine(self, mine: Sequence[Mapping[str, Any]]) -> None:
+        """Writes down the bad samples of all ranks, which call it together."""
+        for record in (record for of_rank in dist.gather_objects(list(mine)) for record in of_rank):
+            self.run.append("quarantine", record)
+
+    def exhausted(self, work: Exhausted) -> None:
+        """Tells that the run ends here because its data does. ValueError if it has not begun to train."""
+        self.quarantine(work.quarantined)
+        step, max_steps = self.engine.step_count, self.engine.max_steps
+        if not step:
+            raise ValueError(
+                "the data ended before the first step: all samples of data.sources are left out, bad (quarantine.jsonl "
+                "names them), or more than the sources' `epochs` and `max_tokens` allow; give a source more of them, "
+                "or other shards"
+            )
+        self.run.event("data_exhausted", step=step, max_steps=max_steps)
+        if dist.is_main():
+            reached, end = (learning_rate_factor(at, max_steps, self.engine.schedule) for at in (step, max_steps))
+            log.warning(
+                "the data ended after %d of %d steps, and the run with it: all sources have used up their epochs or "
+                "tokens. The learning-rate schedule has not reached its end%s. Set train.max_steps=%d for a schedule "
+                "that ends with the data, or give a source more epochs or max_tokens",
+                *(step, max_steps),
+                f": it is cut off at {reached:.0%} of the peak and would have ended at {end:.0%}" * (reached != end),
+                step,
+            )
 
     def outcome(self, metrics: Metrics, status: str) -> Outcome:
         best = self.run.path / "best" / "model.safetensors"

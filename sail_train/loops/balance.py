@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sail_train import dist
 from sail_train.engine.deepspeed import StepResult
-from sail_train.engine.loop import Work, WorkStep
+from sail_train.engine.loop import Exhausted, Work, WorkStep
 from sail_train.model.router import Routers, balance_loss, load_entropy, load_max
 from sail_train.types import IGNORE_INDEX, Batch
 
@@ -55,8 +55,10 @@ class BalancedWork:
     def at_boundary(self) -> bool:
         return self._work.at_boundary
 
-    def next_step(self) -> WorkStep:
+    def next_step(self) -> WorkStep | Exhausted:
         step = self._work.next_step()
+        if isinstance(step, Exhausted):
+            return step
         self._sums = None
         load = None if self._load is None else torch.tensor(self._load, dtype=torch.float32, device=dist.device())
         return replace(step, loss=partial(self._loss, step, load), finish=partial(self._finish, step))

@@ -50,9 +50,7 @@ class Shares:
 
     def add(self, result: StepResult) -> dict[str, float]:
         """Counts a step; "mix/asked/x", "mix/samples/x" and "mix/tokens/x": shares up to now that add up to 1."""
-        for source, share in self._asked(self.steps).items():
-            self._wanted[source] += share
-        self.steps += 1
+        self.pass_over()
         values = {f"mix/asked/{source}": wanted / self.steps for source, wanted in self._wanted.items()}
         for kind, read in self._read.items():
             for source in self._sources:
@@ -60,6 +58,12 @@ class Shares:
             total = sum(read.values()) or 1.0
             values |= {f"mix/{kind}/{source}": count / total for source, count in read.items()}
         return values
+
+    def pass_over(self) -> None:
+        """Counts a step without a sample: all that came was bad."""
+        for source, share in self._asked(self.steps).items():
+            self._wanted[source] += share
+        self.steps += 1
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "wanted": self._wanted, **self._read}

@@ -18,7 +18,7 @@ from sail_train.data.deal import training_flops
 from sail_train.data.exchange import make_group
 from sail_train.data.stream import Stream
 from sail_train.engine.deepspeed import Loss, TrainEngine
-from sail_train.engine.loop import WorkStep
+from sail_train.engine.loop import Exhausted, WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
 from sail_train.loops.balance import routed_tokens
@@ -28,7 +28,7 @@ from sail_train.loops.shares import Shares, all_costs, evenness
 from sail_train.loops.stage import evaluate_start, train_stage
 from sail_train.loops.validation import Validation
 from sail_train.processor.processor import SailVLProcessor
-from sail_train.types import IGNORE_INDEX, Batch
+from sail_train.types import IGNORE_INDEX, Batch, Step
 
 
 def run(config: RunConfig) -> Outcome:
@@ -79,36 +79,41 @@ class SupervisedWork:
         self._shares = Shares(stream.asked.shares, self._sources)
         self._per_micro_step = config.engine.zero_stage >= 2
 
-    def next_step(self) -> WorkStep:
-        """The next global step. The one collective before the first backward is the denominator's.
+    def next_step(self) -> WorkStep | Exhausted:
+        """The next global step that has something to train on.
 
-        Raises:
-            ValueError: all sources are exhausted.
+        The one collective before the first backward is the denominator's; the end of the data travels with it.
         """
         if self._changes:  # told now: while a run is restored its files are still cut back
             self._run_dir.event("mix_change", changes=self._changes)
             self._changes = []
-        step = next(self._stream)
-        counted = float(sum(self._count(batch) for batch in step.batches))
-        costs = all_costs(step.costs, rank=dist.rank(), world=dist.world_size())
-        sums = dist.all_reduce_sums([counted, float(routed_tokens(step.batches)), float(step.rows), *costs])
-        denominator, tokens, rows = sums[:3]
-        if not rows:
-            raise ValueError(
-                f"all sources are exhausted after {self._shares.steps} steps; set train.max_steps to that at most, or "
-                "give a source more epochs or tokens"
-            )
-        self._positions = step.positions
+        quarantined: list[Mapping[str, Any]] = []
+        denominator = 0.0
+        while not denominator:
+            step, (denominator, tokens, rows, *costs) = self._read()
+            if not rows:
+                return Exhausted(quarantined=quarantined)
+            self._positions = step.positions
+            quarantined += step.quarantined
+            if not denominator:  # the last samples of the data, for instance, and all of them broken
+                self._shares.pass_over()
         return WorkStep(
             batches=step.batches,
             loss=self._loss,
             denominator=denominator,
             routed_tokens=tokens,
             sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches, self._sources)},
-            metrics=evenness(sums[3:], world=dist.world_size(), per_micro_step=self._per_micro_step),
-            quarantined=step.quarantined,
+            metrics=evenness(costs, world=dist.world_size(), per_micro_step=self._per_micro_step),
+            quarantined=quarantined,
             finish=self._shares.add,
         )
+
+    def _read(self) -> tuple[Step, list[float]]:
+        """A global step, and of all ranks' part of it: the denominator, routed tokens, rows, and each one's costs."""
+        step = next(self._stream)
+        counted = float(sum(self._count(batch) for batch in step.batches))
+        costs = all_costs(step.costs, rank=dist.rank(), world=dist.world_size())
+        return step, dist.all_reduce_sums([counted, float(routed_tokens(step.batches)), float(step.rows), *costs])
 
     def state(self) -> dict[str, Any]:
         """Positions of all ranks' streams, together, and what was read of each source."""

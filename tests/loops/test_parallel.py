@@ -13,6 +13,7 @@ import torch
 from loops_tiny import comparable, events, lines, losses, make_job, shard_bytes, start, upcycled, weights
 from two_ranks import (
     ADAPTER,
+    ENDED,
     FP32,
     MIXTURE,
     MIXTURE_OF_EXPERTS,
@@ -61,6 +62,7 @@ def alone(data: Path, trained: Path, mixture: Path, tmp_path_factory: pytest.Tem
     root = tmp_path_factory.mktemp("one-rank")
     whole = "data.micro_batch=4"
     assert start(data, *MIXTURE, whole, f"run_dir={root / 'mixture'}") == 0
+    assert start(data, *ENDED, whole, f"run_dir={root / 'ended'}") == 0
     assert start(data, *ADAPTER, whole, f"parent={trained}", f"run_dir={root / 'adapter'}") == 0
     assert start(data, *POLICY, f"parent={trained}", f"run_dir={root / 'policy'}") == 0
     assert start(data, *MIXTURE_OF_EXPERTS, whole, f"run_dir={root / 'experts'}") == 0
@@ -70,7 +72,7 @@ def alone(data: Path, trained: Path, mixture: Path, tmp_path_factory: pytest.Tem
 
 
 def test_every_stage_ended_as_it_should_on_both_ranks(launch: tuple[Path, list[dict[str, object]]]) -> None:
-    wrong = {"three-streams": 2, "odd-prompts": 2, "odd-groups": 2}
+    wrong = {"three-streams": 2, "odd-prompts": 2, "odd-groups": 2, "no-data": 2}
     for results in launch[1]:
         assert results == {name: wrong.get(name, 0) for name in stages("parent")}
 
@@ -162,6 +164,32 @@ def test_a_run_stopped_on_two_ranks_goes_on_on_one(
     for name in ("loss", "loss/text", "valid/loss", "mix/tokens/read"):
         assert losses(run, name) == pytest.approx(losses(alone / "mixture", name), rel=TOLERANCE), name
     assert len(losses(run)) == STEPS
+
+
+def test_the_data_ends_on_two_ranks_after_the_steps_of_one(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, data: Path, tmp_path: Path
+) -> None:
+    run, single = launch[0] / "ended", alone / "ended"
+    for name in ("loss", "loss/text", "valid/loss", "mix/tokens/read"):
+        assert losses(run, name) == pytest.approx(losses(single, name), rel=5 * TOLERANCE), name
+    steps = len(losses(run))
+    assert 5 < steps < 500 and losses(run, "samples")[-1] < losses(run, "samples")[0], "the streams end one by one"
+    for path in (run, single):
+        assert [(told["step"], told["max_steps"]) for told in events(path, "data_exhausted")] == [(steps, 500)]
+        assert (path / "checkpoints" / f"step-{steps:08d}").is_dir() and (path / "model").is_dir()
+    again = shutil.copytree(run, tmp_path / "again")
+    (again / "outcome.json").unlink()
+    assert start(data, *ENDED, "data.micro_batch=2", "engine.zero_stage=3", f"run_dir={again}") == 0
+    assert [told["step"] for told in events(again, "data_exhausted")] == [steps, steps]
+    assert comparable(again) == comparable(run)
+
+
+def test_data_that_ends_before_the_first_step_is_an_error_on_all_ranks(
+    launch: tuple[Path, list[dict[str, object]]],
+) -> None:
+    assert not events(launch[0] / "no-data", "data_exhausted")
+    for rank in (0, 1):
+        assert "ended before the first step" in (launch[0] / "no-data" / f"error-rank{rank}.txt").read_text()
 
 
 def test_a_frozen_tower_that_one_rank_does_not_need_hangs_nothing(

@@ -35,6 +35,13 @@ RESUMED_AT = 5
 STOPPED = (*MIXTURE, *SPLIT, f"train.save_every={RESUMED_AT}", "train.keep=9")
 """Has a checkpoint on the way, from which one rank goes on."""
 
+ENDED = (
+    *(token for token in MIXTURE if not token.startswith("train.max_steps=")), "train.max_steps=500",
+    *(f"data.sources.{name}.epochs=0.3" for name in ("read", "frames", "text")),
+)  # fmt: skip
+"""The data ends long before, and not on all streams at once."""
+EMPTY = tuple(f"data.sources.{name}.epochs=1.0e-9" for name in ("read", "frames", "text"))
+
 ADAPTER = (*SUPERVISED, *MIXED, "train.max_steps=3", "~optim.lr", "optim.lr={adapter: 3.0e-3}")
 POLICY = (*RL, "train.max_steps=2", "eval.modes={basic: [greedy, t1]}")
 
@@ -55,6 +62,8 @@ def stages(parent: str) -> dict[str, tuple[str, ...]]:
     named |= {"exchanged-experts": (*MIXTURE_OF_EXPERTS, *SPLIT, "data.balance=node", "engine.zero_stage=3")}
     return named | {
         "stopped": (*STOPPED, "engine.zero_stage=0"),
+        "ended": (*ENDED, *SPLIT, "engine.zero_stage=3", "data.balance=world", "data.prefetch=2"),
+        "no-data": (*MIXTURE, *EMPTY),
         "odd-groups": (*MIXTURE, *SPLIT, "data.balance=world", "data.balance_group=3"),
         "adapter-3": (*ADAPTER, *SPLIT, f"parent={parent}", "engine.zero_stage=3"),
         "sampled": (*SAMPLE, "sample.prompts=150", "sample.keep_per_prompt=2", f"parent={parent}"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sail_train.report.build import render
 from sail_train.report.names import gate, headline, passes
 from sail_train.report.picking import KEPT, pick
 from sail_train.report.reading import Recipe, Run, read_recipe
@@ -63,6 +64,15 @@ def test_rows_tell_what_a_stage_did(recipe: Recipe) -> None:
     assert "reward" in rows["rlvr"]["spark"] and "loss" in rows["sft_1"]["spark"]
     assert rows["rlvr"]["before"] is not None and rows["vision"]["before"] is None
     assert context["picture"].count("<circle") == 15 and context["picture"].count('supervised data"') == 1
+
+
+def test_a_row_tells_that_the_data_ended_before_the_steps(recipe: Recipe) -> None:
+    run_of(recipe, "sft_1").events.append({"event": "data_exhausted", "step": 40, "max_steps": 700})
+    run_of(recipe, "sft_2").events.append({"event": "data_exhausted", "max_steps": "many"})
+    rows = {row["name"]: row["data_ended"] for row in stages.build(recipe)["rows"]}
+    assert rows["sft_1"] == 700 and rows["sft_2"] is rows["align"] is None
+    page = render(recipe)
+    assert page.count("updates, data ended</dt><dd>40 of 700</dd>") == page.count("updates, data ended") == 1
 
 
 def test_the_table_and_the_figure_hold_every_evaluated_run(recipe: Recipe) -> None:

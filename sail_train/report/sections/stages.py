@@ -57,6 +57,7 @@ def row(recipe: Recipe, index: int, links: list[Edge]) -> dict[str, Any]:
         "trains": trained_parts(run),
         "parents": [(edge.role, recipe.runs[edge.parent].name) for edge in links if edge.child == index],
         "steps": run.summary.get("steps"),
+        "data_ended": data_ended(run),
         "tokens": run.summary.get("tokens"),
         "seconds": run.summary.get("seconds"),
         "metric": metric,
@@ -72,6 +73,12 @@ def trained_parts(run: Run) -> list[str]:
     """Parts with a learning rate."""
     rates = mapping(mapping(run.config.get("optim")).get("lr"))
     return [str(part) for part, rate in rates.items() if is_number(rate) and rate > 0]
+
+
+def data_ended(run: Run) -> float | None:
+    """The steps that were asked for, if the data ended before."""
+    asked = [event.get("max_steps") for event in run.events if event.get("event") == "data_exhausted"]
+    return next((steps for steps in reversed(asked) if is_number(steps)), None)
 
 
 def spark(run: Run) -> Markup:
