@@ -89,8 +89,8 @@ class SourceConfig:
 class DataConfig:
     """A mixture and the shape of its rows and batches.
 
-    The order of the samples depends on the sources, `seq_length`, `max_patches`, the two buffers and
-    `num_streams`, and on the run's seed; never on ranks, threads or `micro_batch`.
+    The order of the samples depends on the sources, `seq_length`, `max_patches`, the two buffers, how rows are packed
+    and `num_streams`, and on the run's seed; never on ranks, threads or `micro_batch`.
     """
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)
@@ -115,10 +115,11 @@ class DataConfig:
     shuffle_buffer: int = 256
     """Undecoded samples of one stream among which the next is drawn; 1 keeps the order of the shards."""
     pack_buffer: int = 32
-    """Measured samples of one stream from which a row is filled; more fills rows better and mixes lengths less."""
-    packing: str = "best_fit"
-    """How a row is filled: "best_fit" (the longest that fits, again and again) or "subset" (the samples that fill it
-    best together: half a per cent more useful tokens at 8k, for half a millisecond a row). Part of the order."""
+    """Measured samples of one stream from which a row is filled. With "subset" 32 fill rows of 8k to 99.98%, and more
+    cost memory and time for nothing; "best_fit" gets a quarter of a per cent from 256."""
+    packing: str = "subset"
+    """How a row is filled: "subset" (the samples that fill it best together) or "best_fit" (the longest that fits,
+    again and again: half a per cent to one and a half fewer useful tokens at 8k). Part of the order."""
     max_wait: int | None = None
     """Rows after which a waiting sample goes before all younger ones, if it fits; null: it does when it is the oldest,
     after `pack_buffer` rows at the latest. Part of the order."""

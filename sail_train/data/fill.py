@@ -2,13 +2,13 @@
 
 A row begins with the sample that has waited longest, so that none starves: a sample that enters a buffer of n is in
 the n-th row from there at the latest, or after `max_wait` rows where that is set and there is room. The rest of the
-row is filled from a buffer of at most `pack_buffer` samples, in one of two ways:
+row is filled from a buffer of at most `pack_buffer` samples, in one of two ways, until nothing in the full buffer fits:
 
-- best_fit: again and again the longest that still fits, the buffer topped up after each. A row is full when nothing
-  in the full buffer fits.
 - subset: those of the buffer whose lengths add up to the most that fits, found exactly (subset sum, one bit a token);
-  of several such sets the one with the longest waiting. Where its patches are too many, samples with few patches come
-  first, and where that does not help either, best fit.
+  of several such sets the one with the longest waiting. The buffer is topped up and asked again, since a row may hold
+  more samples than wait at once. Where a set has too many patches, the longest sample that fits is taken, and a set
+  looked for again when half of the room is left: so the searches of a row cost about as much as two.
+- best_fit: again and again the longest that still fits, the buffer topped up after each.
 
 Nothing here knows what a sample is; `pack_lengths` packs bare numbers, for measuring.
 """
@@ -55,9 +55,9 @@ class Fill(Generic[Item]):
         self._move(0, row)
         self._add_overdue(row)
         if self._config.packing == "subset":
-            for place in sorted(subset(self.waiting, row.tokens, row.patches), reverse=True):
-                self._move(place, row)
-        self._add_best(row)
+            self._add_subsets(row)
+        else:
+            self._add_best(row)
         self.ages = [age + 1 for age in self.ages]
         return tuple(row.items)
 
@@ -80,11 +80,25 @@ class Fill(Generic[Item]):
             else:
                 place += 1
 
-    def _add_best(self, row: _Row[Item]) -> None:
-        topped_up = self._config.packing == "best_fit"
+    def _add_subsets(self, row: _Row[Item]) -> None:
+        searched_from = row.tokens
         while True:
-            if topped_up:
-                self._top_up()
+            self._top_up()
+            places = None
+            if row.tokens <= searched_from:
+                places = subset(self.waiting, row.tokens, row.patches)
+            if places is None:
+                searched_from = min(searched_from, row.tokens // 2)
+                longest = best_fit(self.waiting, row.tokens, row.patches)
+                places = [] if longest is None else [longest]
+            if not places:
+                return
+            for place in reversed(places):
+                self._move(place, row)
+
+    def _add_best(self, row: _Row[Item]) -> None:
+        while True:
+            self._top_up()
             place = best_fit(self.waiting, row.tokens, row.patches)
             if place is None:
                 return
@@ -120,19 +134,16 @@ def best_fit(waiting: Sequence[Sized], tokens: int, patches: int) -> int | None:
     return best
 
 
-def subset(waiting: Sequence[Sized], tokens: int, patches: int) -> list[int]:
-    """Places of the samples that together come closest to `tokens`; none where no such set has few enough patches."""
-    fitting = [place for place, item in enumerate(waiting) if item.num_patches <= patches]
-    for order in (fitting, sorted(fitting, key=lambda place: waiting[place].num_patches)):
-        found = [order[place] for place in subset_sum([waiting[place].num_tokens for place in order], tokens)]
-        if sum(waiting[place].num_patches for place in found) <= patches:
-            return found
-    return []
+def subset(waiting: Sequence[Sized], tokens: int, patches: int) -> list[int] | None:
+    """Places, ascending, of the samples that together come closest to `tokens`; None if they have too many patches."""
+    fitting = [place for place, one in enumerate(waiting) if one.num_tokens <= tokens and one.num_patches <= patches]
+    found = [fitting[number] for number in subset_sum([waiting[place].num_tokens for place in fitting], tokens)]
+    return found if sum(waiting[place].num_patches for place in found) <= patches else None
 
 
 def subset_sum(lengths: Sequence[int], capacity: int) -> list[int]:
-    """Places of lengths with the largest sum <= capacity; of several such sets one that needs few of the last."""
-    mask = (1 << (capacity + 1)) - 1
+    """Places, ascending, of lengths with the largest sum <= capacity; of several such sets one with few of the last."""
+    mask = (1 << (min(capacity, sum(lengths)) + 1)) - 1
     reached = [1]  # bit s: some of the lengths so far add up to s
     for length in lengths:
         reached.append((reached[-1] | reached[-1] << length) & mask)

@@ -151,10 +151,9 @@ class Reader:
 def settings_of(
     config: DataConfig, shards: Mapping[str, ShardList], processor: SailVLProcessor, *, seed: int
 ) -> dict[str, Any]:
-    """JSON: `order_settings`, and those of packing that are not the default: older positions lack them."""
-    settings = order_settings(config, shards, processor, seed=seed)
-    plain = DataConfig()
-    for name in ("packing", "max_wait", "overlong"):
-        if vars(config)[name] != vars(plain)[name]:
-            settings[name] = vars(config)[name]
-    return settings
+    """JSON: `order_settings`, and how rows are made of what is drawn.
+
+    All of them are always named: a position that lacks one was saved by a version with other defaults, and is refused.
+    """
+    packed = {"packing": config.packing, "max_wait": config.max_wait, "overlong": config.overlong}
+    return order_settings(config, shards, processor, seed=seed) | packed

@@ -147,8 +147,8 @@ def packing(options: Options) -> str:
     contenders = [
         options.ours(f"ours, {how}, {buffer} candidates{moved}", "packing", **task, how=how, buffer=buffer, moves=moves)
         for how, buffer, moves, moved in (
-            ("best_fit", 32, False, ""), ("best_fit", 256, False, ""), ("subset", 256, False, ""),
-            ("subset", 256, True, ", tokens moved"),
+            ("best_fit", 32, False, ""), ("best_fit", 256, False, ""), ("subset", 32, False, ""),
+            ("subset", 256, False, ""), ("subset", 32, True, ", tokens moved"),
         )
     ]  # fmt: skip
     del task["max_patches"]

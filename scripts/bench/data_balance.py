@@ -73,7 +73,7 @@ def efficiency(costs: np.ndarray, how: str, ranks: int = RANKS, accumulation: in
 def report(models: list[str], steps: int, seq_length: int, ranks: int = RANKS) -> str:
     """A table with a row for each mixture, model and way of dealing."""
     rows = []
-    config = DataConfig(seq_length=seq_length, max_patches=4 * seq_length, pack_buffer=256)
+    config = DataConfig(seq_length=seq_length, max_patches=4 * seq_length)
     for model in models:
         shape = shape_of(model)
         for mix in ("native", "tiles", "captions"):

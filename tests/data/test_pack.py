@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -19,6 +20,7 @@ from sail_train.data.fill import best_fit, pack_lengths, subset, subset_sum
 from sail_train.data.interleave import budget_of, candidates, shard_lists
 from sail_train.data.measure import Measure
 from sail_train.data.pack import Pack, Packed
+from sail_train.data.reader import Reader
 from sail_train.data.shuffle import Shuffle
 from sail_train.processor.processor import SailVLProcessor
 
@@ -108,8 +110,11 @@ def test_the_longest_that_fits_is_chosen_and_the_first_of_equals() -> None:
     assert best_fit(waiting, 4, 50) is None
 
 
-def test_packing_goes_on_from_any_row(tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor) -> None:
-    config = two_sources(tmp_path, make, seq_length=200, pack_buffer=7, shuffle_buffer=9)
+@pytest.mark.parametrize("packing", ["best_fit", "subset"])
+def test_packing_goes_on_from_any_row(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor, packing: str
+) -> None:
+    config = two_sources(tmp_path, make, seq_length=200, pack_buffer=7, shuffle_buffer=9, packing=packing)
     pack = packs(config, processor)
     states, rows = [pack.state()], []
     for _ in range(30):
@@ -147,8 +152,8 @@ def test_a_subset_is_the_one_that_comes_closest_and_holds_the_longest_waiting() 
     assert subset([Item(5), Item(5), Item(5)], 10, 0) == [0, 1]
     assert subset([Item(50)], 10, 0) == [] == subset([], 10, 0)
     few = [Item(6, 60), Item(6, 1), Item(4, 50), Item(4, 2)]
-    assert sum(few[place].num_patches for place in subset(few, 10, 100)) <= 100
-    assert sorted(subset(few, 10, 10)) == [1, 3]
+    assert subset(few, 10, 110) == [0, 2] and subset(few, 10, 10) == [1, 3]
+    assert subset(few, 10, 100) is None, "the longest waiting have too many patches together"
 
 
 def test_a_subset_sum_is_the_largest_there_is() -> None:
@@ -172,17 +177,60 @@ def mixed(count: int) -> tuple[list[int], list[int]]:
     return lengths, patches
 
 
-def test_rows_of_8k_tokens_are_full_and_nothing_is_cut() -> None:
+def test_rows_of_8k_tokens_are_full_as_a_run_is_set_up_and_nothing_is_cut() -> None:
     lengths, patches = mixed(4000)
-    config = DataConfig(seq_length=8192, max_patches=32768, pack_buffer=256, packing="subset")
-    rows = pack_lengths(lengths, patches, config)
-    assert sorted(number for row in rows for number in row) == list(range(4000))
-    tokens = [sum(lengths[number] for number in row) for row in rows]
-    assert max(tokens) <= 8192 and max(sum(patches[number] for number in row) for row in rows) <= 32768
+    config = DataConfig(seq_length=8192, max_patches=32768)
+    rows = checked_rows(lengths, patches, config)
     # of the whole: the last rows are of what is left
-    assert sum(tokens) / len(rows) / 8192 >= 0.995
-    plain = pack_lengths(lengths, patches, DataConfig(seq_length=8192, max_patches=32768, pack_buffer=256))
-    assert len(rows) < len(plain)
+    assert sum(lengths) / len(rows) / 8192 >= 0.995
+    best_fit = dataclasses.replace(config, packing="best_fit", pack_buffer=256)
+    assert len(rows) < len(checked_rows(lengths, patches, best_fit))
+
+
+def checked_rows(lengths: list[int], patches: list[int], config: DataConfig) -> list[list[int]]:
+    """`pack_lengths`, each sample in one row and no row over its limits."""
+    rows = pack_lengths(lengths, patches, config)
+    assert sorted(number for row in rows for number in row) == list(range(len(lengths)))
+    assert max(sum(lengths[number] for number in row) for row in rows) <= config.seq_length
+    assert max(sum(patches[number] for number in row) for row in rows) <= config.max_patches
+    return rows
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "subset"])
+def test_a_row_may_hold_more_samples_than_wait_at_once(packing: str) -> None:
+    """Short texts in long rows: what waits is a small part of a row."""
+    lengths = [7] * 1000
+    rows = checked_rows(lengths, [0] * 1000, DataConfig(seq_length=700, pack_buffer=6, packing=packing))
+    assert [len(row) for row in rows] == [100] * 10
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
+def test_where_patches_bind_too_rows_are_as_full_as_by_best_fit(share: float) -> None:
+    lengths, patches = mixed(4000)
+    config = DataConfig(seq_length=8192, max_patches=int(share * 4 * 8192), pack_buffer=64)
+    by_best_fit = checked_rows(lengths, patches, dataclasses.replace(config, packing="best_fit"))
+    assert len(checked_rows(lengths, patches, config)) <= 1.001 * len(by_best_fit)
+
+
+def test_sets_with_too_many_patches_are_not_searched_again_after_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each search takes as long as the room is large; 128 samples make a row."""
+    rooms: list[int] = []
+
+    def never(waiting: object, tokens: int, patches: int) -> None:
+        rooms.append(tokens)
+
+    monkeypatch.setattr("sail_train.data.fill.subset", never)
+    config = DataConfig(seq_length=1024, pack_buffer=256)
+    assert [len(row) for row in checked_rows([8] * 128, [1] * 128, config)] == [128]
+    assert len(rooms) <= 9 and all(after <= before / 2 for before, after in itertools.pairwise(rooms))
+
+
+def test_samples_of_all_lengths_leave_nearly_in_the_order_in_which_they_came() -> None:
+    """A buffer of 256 moves a sample by some ten places: of sets that fill a row, the longest waiting are taken."""
+    lengths, patches = mixed(4000)
+    rows = checked_rows(lengths, patches, DataConfig(seq_length=8192, max_patches=32768, pack_buffer=256))
+    moved = [abs(number - place) for place, number in enumerate(number for row in rows for number in row)]
+    assert np.mean(moved) < 32
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "subset"])
@@ -216,6 +264,23 @@ def test_waiting_is_part_of_the_position(tmp_path: Path, make: SimpleNamespace, 
     again = packs(config, processor)
     again.load_state(state)
     assert [[packed.place for packed in row] for row in make.take(again, 9)] == rest
+
+
+def test_a_position_of_another_packing_or_of_none_that_is_named_is_refused(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor
+) -> None:
+    config = two_sources(tmp_path, make, seq_length=200)
+    positions = Reader(config, processor, seed=0, numbers=[0]).positions()
+    Reader(config, processor, seed=0, numbers=[0]).load_state(positions)
+    changed: dict[str, Any] = {"packing": "best_fit", "max_wait": 3, "overlong": "split"}
+    for name, value in changed.items():
+        other = dataclasses.replace(config, **{name: value})
+        with pytest.raises(ValueError, match=f"cannot be continued: {name} was .* and is {value!r}; restore"):
+            Reader(other, processor, seed=0, numbers=[0]).load_state(positions)
+    # saved before packing was named, when it was best_fit where nothing was said
+    del positions["settings"]["packing"]
+    with pytest.raises(ValueError, match="packing was None and is 'subset'"):
+        Reader(config, processor, seed=0, numbers=[0]).load_state(positions)
 
 
 # too long
