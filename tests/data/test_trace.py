@@ -9,6 +9,8 @@ import json
 import mmap
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from sail_train.config import to_mapping
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.trace import Labels, Trace, steps_of
 from sail_train.data.worker import Worker
@@ -26,6 +29,8 @@ from sail_train.processor.processor import SailVLProcessor
 STEPS = 24
 LAYOUTS = [(1, 0), (1, 2), (2, 1), (2, 2), (4, 1), (8, 1)]
 """Ranks, and workers of each."""
+DEALT = [{"workers": 0, "balance": "off"}, {"workers": 2, "balance": "world", "prefetch": 2, "micro_batch": 2}]
+"""Two ranks with the rows that they read, and with rows that change hands."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, mixture_folder: Path) -> Da
         sources={
             "first": SourceConfig(shards=f"{folder}/first/*.tar", weight=2.0, max_bad=1000, think_flag=0.5),
             "second": SourceConfig(shards=f"{folder}/second/*.tar", max_bad=1000),
-            "brief": SourceConfig(shards=f"{folder}/first/*.tar", weight=1.5, epochs=2, max_bad=1000),
+            "brief": SourceConfig(shards=f"{folder}/first/*.tar", weight=1.5, epochs=2.0, max_bad=1000),
         },
         seq_length=160, max_patches=24, num_streams=8, batch_rows=8, shuffle_buffer=6, pack_buffer=5, prefetch=0,
     )  # fmt: skip
@@ -96,29 +101,32 @@ class Played:
             worker.work()
 
 
-@pytest.fixture(scope="module")
-def played(config: DataConfig, processor: SailVLProcessor) -> Iterator[dict[tuple[int, int], Trace]]:
-    """A trace of each layout, its workers played."""
+@pytest.fixture(scope="module", params=["played", pytest.param("processes", marks=pytest.mark.slow)])
+def traces(
+    request: pytest.FixtureRequest, config: DataConfig, processor: SailVLProcessor
+) -> Iterator[dict[tuple[int, int], Trace]]:
+    """A trace of each layout, its workers played or the 20 processes that they are."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sail_train.data.workers.subprocess.Popen", Played)
+            if request.param == "played":
+                patch.setattr("sail_train.data.workers.subprocess.Popen", Played)
             traces = {
-                (ranks, workers): Trace(with_workers(config, workers), processor, seed=3, ranks=ranks)
+                (ranks, workers): stack.enter_context(
+                    Trace(with_workers(config, workers), processor, seed=3, ranks=ranks)
+                )
                 for ranks, workers in LAYOUTS
             }
-        for trace in traces.values():
-            stack.enter_context(trace)
         yield traces
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_trace_does_not_depend_on_ranks_and_workers(
-    played: dict[tuple[int, int], Trace],
+    traces: dict[tuple[int, int], Trace],
     whole: tuple[list[bytes], list[dict[str, Any]]],
     layout: tuple[int, int],
 ) -> None:
     lines, positions = whole
-    trace = played[layout]
+    trace = traces[layout]
     trace.load_state(positions[0])
     assert text(trace, STEPS) == b"".join(lines)
     assert json.loads(json.dumps(trace.positions())) == positions[-1]
@@ -127,18 +135,19 @@ def test_the_trace_does_not_depend_on_ranks_and_workers(
 @pytest.mark.parametrize("after", LAYOUTS)
 @pytest.mark.parametrize("before", LAYOUTS)
 def test_resumed_at_a_random_step_from_each_layout_to_each(
-    played: dict[tuple[int, int], Trace],
+    traces: dict[tuple[int, int], Trace],
     whole: tuple[list[bytes], list[dict[str, Any]]],
     before: tuple[int, int],
     after: tuple[int, int],
 ) -> None:
     lines, positions = whole
     stopped = random.Random(repr((before, after))).randrange(1, STEPS - 3)
-    played[before].load_state(positions[stopped - 1])
-    assert text(played[before], 1) == lines[stopped - 1]
-    saved = json.loads(json.dumps(played[before].positions()))
-    played[after].load_state(saved)
-    assert text(played[after], 3) == b"".join(lines[stopped : stopped + 3])
+    traces[before].load_state(positions[stopped - 1])
+    assert text(traces[before], 1) == lines[stopped - 1]
+    saved = json.loads(json.dumps(traces[before].positions()))
+    traces[after].load_state(saved)
+    assert text(traces[after], 3) == b"".join(lines[stopped : stopped + 3])
+    assert json.loads(json.dumps(traces[after].positions())) == positions[stopped + 3]
 
 
 def test_real_workers_read_the_same_from_the_start_and_resumed(
@@ -153,6 +162,40 @@ def test_real_workers_read_the_same_from_the_start_and_resumed(
             trace.load_state(positions[stopped])
             assert text(trace, 3) == b"".join(lines[stopped : stopped + 3])
             assert json.loads(json.dumps(trace.positions())) == positions[stopped + 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", DEALT, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_what_ranks_in_processes_of_their_own_are_dealt_is_the_trace_together(
+    tmp_path: Path,
+    config: DataConfig,
+    processor: SailVLProcessor,
+    whole: tuple[list[bytes], list[dict[str, Any]]],
+    settings: dict[str, Any],
+) -> None:
+    """Two of them in one process group, resumed on the way; then one goes on from the positions of both."""
+    lines, positions = whole
+    steps, of_ranks = STEPS - 4, dataclasses.replace(config, **settings)
+    processor.save_pretrained(tmp_path / "processor")
+    spec = {"config": to_mapping(of_ranks), "processor": str(tmp_path / "processor"), "seed": 3, "steps": steps}
+    (tmp_path / "spec.json").write_text(json.dumps({**spec, "stop": 9}))
+    script = Path(__file__).with_name("ranks_dealt.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ranks = [(tmp_path / f"dealt-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
+    label, swapped = Labels(config), 0
+    for step, parts in enumerate(zip(*ranks, strict=True)):
+        mine, theirs = map(json.loads, parts)
+        assert len(mine) == len(theirs) == 4
+        swapped += any(index % 2 for index, _ in mine)
+        rows = [[label(*sample) for sample in row] for _, row in sorted(mine + theirs)]
+        assert json.dumps({"step": step + 1, "rows": rows}).encode() + b"\n" == lines[step]
+    assert len(ranks[0]) == steps and (swapped > 0) == (of_ranks.balance == "world")
+    saved = json.loads((tmp_path / "positions.json").read_text())
+    assert saved == positions[steps]
+    with Trace(config, processor, seed=3, positions=saved) as trace:
+        assert text(trace, 4) == b"".join(lines[steps:])
 
 
 def test_a_start_without_a_state_is_found_by_packing(
