@@ -117,6 +117,9 @@ class DataConfig:
     pack_buffer: int = 32
     """Measured samples of one stream from which a row is filled. With "subset" 32 fill rows of 8k to 99.98%, and more
     cost memory and time for nothing; "best_fit" gets a quarter of a per cent from 256."""
+    buffer_warning_gib: float | None = 8.0
+    """GiB of samples waiting in the two buffers of a rank's streams from which the log warns, once; null: never. 8 GiB
+    on each of 8 ranks are a quarter of the memory of a host with 256 GB. May change on resume."""
     packing: str = "subset"
     """How a row is filled: "subset" (the samples that fill it best together) or "best_fit" (the longest that fits,
     again and again: half a per cent to one and a half fewer useful tokens at 8k). Part of the order."""
@@ -147,6 +150,8 @@ class DataConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.temperature is not None and self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0, or null")
+        if self.buffer_warning_gib is not None and self.buffer_warning_gib <= 0:
+            raise ValueError(f"buffer_warning_gib={self.buffer_warning_gib} must be above 0, or null (never)")
         if self.prefetch < 0:
             raise ValueError(f"prefetch={self.prefetch} must be 0 (none) or more")
         for name, choices in (("packing", PACKINGS), ("overlong", OVERLONG), ("balance", BALANCES)):

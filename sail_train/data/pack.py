@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sail_train.data.buffered import Buffered
 from sail_train.data.candidate import Candidate
 from sail_train.data.config import DataConfig
 from sail_train.data.fill import Fill
@@ -35,17 +36,21 @@ class Packed:
 class Pack(Iterator[tuple[Packed, ...]]):
     """Packed rows of one stream, until its sources are exhausted."""
 
-    def __init__(self, candidates: Shuffle, measure: Measure, config: DataConfig, *, ledger: Ledger) -> None:
+    def __init__(
+        self, candidates: Shuffle, measure: Measure, config: DataConfig, *, ledger: Ledger, buffered: Buffered
+    ) -> None:
         self._candidates = candidates
         self._measure = measure
         self._config = config
         self._ledger = ledger
+        self._buffered = buffered
         self._fill: Fill[Packed] = Fill(self._next_measured, config)
         self._lost: list[list[Any]] = []
         """Places of waiting samples that could not be read again."""
 
     def __next__(self) -> tuple[Packed, ...]:
         row = self._fill.row()
+        self._buffered.check()
         if not row:
             self._candidates.check_end()
             raise StopIteration
@@ -94,6 +99,8 @@ class Pack(Iterator[tuple[Packed, ...]]):
 
     def _pieces(self, candidate: Candidate) -> list[Packed]:
         pieces = self._measure.pieces(candidate)
+        for piece in pieces:
+            self._buffered.add(piece)
         return [
             Packed(
                 encoded=encoded,

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sail_train.data.buffered import Buffered
 from sail_train.data.config import DataConfig
 from sail_train.data.decode import decode
 from sail_train.data.interleave import Interleave, budget_of, candidates, mixture, order_settings, shard_lists
@@ -85,11 +86,14 @@ class Reader:
         self.asked = mixture(config, shards)
         """Shares that the sources were given."""
         budget, measure = budget_of(config), Measure(config, processor, seed=seed)
+        # a worker has one share of several of its rank's streams
+        buffered = Buffered(config, streams=len(numbers) * max(1, config.workers), warns=0 in numbers)
         self._streams: dict[int, RowStream] = {}
         for number in numbers:
             ledger = budget.ledger()
             waiting = candidates(config, shards, seed=seed, stream=number, ledger=ledger, asked=self.asked)
-            self._streams[number] = RowStream(Pack(waiting, measure, config, ledger=ledger), ledger)
+            packed = Pack(waiting, measure, config, ledger=ledger, buffered=buffered)
+            self._streams[number] = RowStream(packed, ledger)
         self.settings = dict(settings or settings_of(config, shards, processor, seed=seed))
         """JSON: what the order of the samples is a function of; a fingerprint of the data."""
         self._rows = Interleave(

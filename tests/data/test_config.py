@@ -36,6 +36,7 @@ def test_impossible_source_values_are_refused(values: dict[str, Any], message: s
         ({"seq_length": 0}, "seq_length=0 must be at least 1"),
         ({"pack_buffer": 0}, "pack_buffer=0"),
         ({"decode_threads": 0}, "decode_threads=0"),
+        ({"buffer_warning_gib": 0.0}, "buffer_warning_gib=0.0 must be above 0, or null"),
         ({"prefetch": -1}, "prefetch=-1 must be 0"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0, or null"),
         ({"packing": "tetris"}, "packing='tetris' is none of best_fit, subset"),

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sail_train.data.buffered import Buffered
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.fill import best_fit, pack_lengths, subset, subset_sum
 from sail_train.data.interleave import budget_of, candidates, shard_lists
@@ -23,6 +25,7 @@ from sail_train.data.pack import Pack, Packed
 from sail_train.data.reader import Reader
 from sail_train.data.shuffle import Shuffle
 from sail_train.processor.processor import SailVLProcessor
+from sail_train.types import Encoded, Visual
 
 
 def shuffle_of(config: DataConfig, *, seed: int = 0) -> Shuffle:
@@ -72,7 +75,8 @@ def test_shuffling_moves_samples_and_loses_none(tmp_path: Path, make: SimpleName
 def packs(config: DataConfig, processor: SailVLProcessor) -> Pack:
     ledger = budget_of(config).ledger()
     waiting = candidates(config, shard_lists(config), seed=0, stream=0, ledger=ledger)
-    return Pack(waiting, Measure(config, processor, seed=0), config, ledger=ledger)
+    buffered = Buffered(config, streams=1, warns=True)
+    return Pack(waiting, Measure(config, processor, seed=0), config, ledger=ledger, buffered=buffered)
 
 
 def test_rows_hold_their_capacity_in_tokens_and_patches_and_are_full(
@@ -329,3 +333,68 @@ def test_a_conversation_that_is_too_long_is_split_between_turns_only_where_asked
     again = packs(config, processor)
     again.load_state(state)
     assert again.state() == state
+
+
+# memory
+
+
+def seen(size: int) -> Encoded:
+    """A sample of 2 tokens and an image of so many bytes."""
+    visual = Visual(kind="image", data=bytes(size), grids=())
+    ids = np.zeros(2, np.int32)
+    return Encoded(key="", source="", input_ids=ids, labels=ids, visuals=(visual,))
+
+
+def warnings_of(buffered: Buffered, sizes: Iterable[int], caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    """(number of the sample after which it was said, what)."""
+    told = []
+    for number, size in enumerate(sizes):
+        buffered.add(seen(size))
+        buffered.check()
+        told += [(number, record.getMessage()) for record in caplog.records]
+        caplog.clear()
+    return told
+
+
+def test_buffers_that_take_too_much_memory_are_told_once_and_early(caplog: pytest.LogCaptureFixture) -> None:
+    config = DataConfig(buffer_warning_gib=0.01)
+    sizes = [10_000] * 600
+    (told,) = warnings_of(Buffered(config, streams=8, warns=True), sizes, caplog)
+    assert told[0] < config.pack_buffer, "before the other streams fill their buffers"
+    assert "samples of 0.01 MB on average: with full buffers 2304 of them wait on every rank, 0.0215 GiB" in told[1]
+    assert "data.buffer_warning_gib=0.01" in told[1] and "lower data.shuffle_buffer=256 and begin a new run" in told[1]
+    more = dataclasses.replace(config, shuffle_buffer=1, pack_buffer=500)
+    ((_, text),) = warnings_of(Buffered(more, streams=8, warns=True), sizes, caplog)
+    assert "lower data.pack_buffer=500" in text
+    assert not warnings_of(Buffered(config, streams=2, warns=True), sizes, caplog), "less waits"
+    assert not warnings_of(Buffered(config, streams=8, warns=False), sizes, caplog), "another rank says so"
+    silent = dataclasses.replace(config, buffer_warning_gib=None)
+    assert not warnings_of(Buffered(silent, streams=8, warns=True), sizes, caplog)
+
+
+def test_a_rare_large_sample_does_not_warn_and_a_mixture_that_grows_does(caplog: pytest.LogCaptureFixture) -> None:
+    """2,304 wait, over the limit at 4,660 bytes each: one in ten thousand of 20 MB is 2,000."""
+    buffered = Buffered(DataConfig(buffer_warning_gib=0.01), streams=8, warns=True)
+    assert not warnings_of(buffered, [20_000_000, *[1] * 9_999], caplog)
+    ((number, _),) = warnings_of(buffered, [10_000] * 9_000, caplog)
+    assert 500 < number < 2 * 2304
+
+
+def test_a_run_warns_of_its_buffers_and_reads_the_same_rows(
+    tmp_path: Path, make: SimpleNamespace, processor: SailVLProcessor, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = two_sources(tmp_path, make, seq_length=200, num_streams=3, shuffle_buffer=9, pack_buffer=10)
+    config = dataclasses.replace(silent, buffer_warning_gib=1e-6)
+    readers = {
+        name: Reader(one, processor, seed=0, numbers=numbers)
+        for name, one, numbers in (
+            ("plain", silent, [0, 1, 2]), ("warned", config, [0, 1, 2]), ("second", config, [1, 2]),
+        )
+    }  # fmt: skip
+    rows = {name: [reader.next_row() for _ in range(9)] for name, reader in readers.items()}
+    (record,) = caplog.records
+    assert "with full buffers 57 of them wait on every rank" in record.getMessage()
+    keys = {name: [[sample.key for sample in row.samples] for row in read] for name, read in rows.items()}
+    assert keys["plain"] == keys["warned"]
+    # what warns is no part of a position
+    readers["warned"].load_state(json.loads(json.dumps(readers["plain"].positions())))
