@@ -89,13 +89,6 @@ class LogicalPrompts:
         self._candidates.load_state(state)
 
 
-def conversations(prompts: PromptStream) -> Iterator[Conversation]:
-    """For whoever needs a number of prompts: ValueError when they are exhausted before."""
-    for conversation, _ in prompts:
-        yield conversation
-    raise ValueError("all prompts are exhausted; give a source more epochs, or ask for fewer prompts or steps")
-
-
 def _check_budgets(config: DataConfig) -> None:
     """ValueError for a budget of tokens: nothing counts those of prompts."""
     for name, source in config.sources.items():

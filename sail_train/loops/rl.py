@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sail_train import dist
-from sail_train.data.prompts import PromptStream, conversations
+from sail_train.data.prompts import PromptStream
 from sail_train.engine.deepspeed import TrainEngine
-from sail_train.engine.loop import WorkStep
+from sail_train.engine.loop import Exhausted, WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
 from sail_train.loops.balance import routed_tokens
@@ -28,7 +28,7 @@ from sail_train.model.packed import PackedLM
 from sail_train.processor.processor import SailVLProcessor
 from sail_train.rewards.mix import Rewards
 from sail_train.rl.batch import PolicyBatch, pack
-from sail_train.rl.groups import Roller, RolloutBatch
+from sail_train.rl.groups import PromptsExhausted, Roller, RolloutBatch
 from sail_train.rl.objectives.objective import Objective, add_reference
 from sail_train.rl.parity import check_parity, is_due
 from sail_train.rl.rollout import Rollout, build_engine
@@ -78,10 +78,14 @@ class RLWork:
             processor=processor,
             engine=build_engine(vlm, processor, config.rl),
             rewards=rewards,
-            prompts=conversations(self._prompts),
+            prompts=(conversation for conversation, _ in self._prompts),
             seed=config.seed,
         )
         self._changes: list[str] = []
+        self._positions: Mapping[str, Any] = self._prompts.positions
+        """After the last rollout batch that was complete."""
+        self._quarantined: tuple[dict[str, Any], ...] = ()
+        """Bad prompts of complete rollout batches that are still to be written down."""
         self._number = 0
         """Of the next rollout batch."""
         self._updates: deque[list[Rollout]] = deque()
@@ -91,14 +95,24 @@ class RLWork:
     def at_boundary(self) -> bool:
         return not self._updates
 
-    def next_step(self) -> WorkStep:
-        """The next update; rolls out when the last batch is used up."""
+    def next_step(self) -> WorkStep | Exhausted:
+        """The next update; rolls out when the last batch is used up.
+
+        Raises:
+            PromptsExhausted: there are fewer prompts than the first rollout batch asks.
+        """
         if self._changes:  # told now: while a run is restored its files are still cut back
             self._run_dir.event("mix_change", changes=self._changes)
             self._changes = []
         metrics: Mapping[str, float] = {}
-        while not self._updates:
-            metrics = self._roll()
+        try:
+            while not self._updates:
+                metrics = self._roll()
+        except PromptsExhausted:
+            if not self._engine.step_count:
+                raise
+            return Exhausted(quarantined=self._quarantined)
+        quarantined, self._quarantined = self._quarantined, ()
         rollouts = self._updates.popleft()
         batches = self._pack(rollouts)
         counted = self._objective.denominator(rollouts)
@@ -109,18 +123,18 @@ class RLWork:
             denominator=denominator,
             routed_tokens=tokens,
             metrics=metrics,
-            quarantined=self._prompts.take_quarantined(),
+            quarantined=quarantined,
         )
 
     def state(self) -> dict[str, Any]:
         """Positions of all ranks' prompts, and which rollout batch comes next."""
         assert self.at_boundary, "the training loop saves between rollout batches only"
-        positions = {k: v for part in dist.gather_objects(dict(self._prompts.positions)) for k, v in part.items()}
+        positions = {k: v for part in dist.gather_objects(dict(self._positions)) for k, v in part.items()}
         return {"positions": positions, "rollout_batch": self._number}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._prompts.load_state(state["positions"])
-        self._changes = self._prompts.changes
+        self._positions, self._changes = self._prompts.positions, self._prompts.changes
         self._number = state["rollout_batch"]
 
     def validate(self) -> None:
@@ -136,6 +150,8 @@ class RLWork:
         usable = [mini_batch for mini_batch in batch.mini_batches if self._trains(mini_batch)]
         self._updates.extend(usable * self._config.epochs)
         self._number += 1
+        self._positions = self._prompts.positions
+        self._quarantined += self._prompts.take_quarantined()
         return metrics | {"rollout/batch": float(self._number)}
 
     def _parity(self, module: torch.nn.Module, batch: RolloutBatch) -> dict[str, float]:

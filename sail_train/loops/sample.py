@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sail_train import dist
-from sail_train.data.prompts import PromptStream, conversations
+from sail_train.data.prompts import PromptStream
 from sail_train.data.writer import write_shards
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
@@ -115,7 +115,7 @@ def _ask_all(config: RunConfig, rewards: Rewards, run_dir: RunDir) -> Harvest:
         processor=processor,
         engine=build_engine(setup.make_model(config, processor, trained=False), processor, asked),
         rewards=rewards,
-        prompts=conversations(prompts),
+        prompts=(conversation for conversation, _ in prompts),
         seed=config.seed,
     )
     harvest, seen = Harvest(), defaultdict[int, set[str]](set)

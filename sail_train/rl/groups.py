@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from sail_train import dist
@@ -33,6 +34,10 @@ Group = list[Rollout]
 
 class NothingToLearn(RuntimeError):
     """No group of a rollout batch holds a right and a wrong answer."""
+
+
+class PromptsExhausted(ValueError):
+    """Some rank has no prompts left for another round; raised on all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,12 @@ class Roller:
         self.rewards, self.prompts, self.seed = rewards, prompts, seed
 
     def roll(self, number: int) -> RolloutBatch:
-        """Rollout batch `number` of the run. Raises NothingToLearn if no group of it can teach anything."""
+        """Rollout batch `number` of the run.
+
+        Raises:
+            NothingToLearn: no group of it can teach anything.
+            PromptsExhausted: before it was complete; what was asked for it is lost.
+        """
         rounds = self.config.dynamic_sampling.max_batches if self.config.dynamic_sampling.enable else 1
         groups: list[Group] = []
         kept: list[int] = []
@@ -90,13 +100,22 @@ class Roller:
 
     def _round(self, number: int, turn: int) -> list[Group]:
         """Ask, answer, grade and compare one round of prompts of this rank."""
-        share = self.config.prompts_per_step // self.world
         asks = []
-        for i in range(share):
+        for i, conversation in enumerate(self._draw()):
             order = turn * self.config.prompts_per_step + self.rank + self.world * i
             uid = f"{number}/{order}"
-            asks.append(make_ask(next(self.prompts), self.processor, self.config, uid=uid, order=order))
+            asks.append(make_ask(conversation, self.processor, self.config, uid=uid, order=order))
         return grade(asks, self._generate(asks), self.processor, self.rewards, self.config)
+
+    def _draw(self) -> list[Conversation]:
+        """This rank's prompts of a round. The ranks' data may end apart, so they hear of it before any generates."""
+        share = self.config.prompts_per_step // self.world
+        drawn = list(islice(self.prompts, share))
+        if not all(dist.gather_objects(len(drawn) == share)):
+            raise PromptsExhausted(
+                "all prompts are exhausted; give a source more epochs, or ask for fewer prompts or steps"
+            )
+        return drawn
 
     def _generate(self, asks: Sequence[Ask]) -> list[list[Completion]]:
         """Completions of each ask; prompts with groups of one size are generated together."""

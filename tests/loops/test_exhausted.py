@@ -13,7 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from loops_tiny import EXPERTS, MIXED, SUPERVISED, comparable, events, lines, losses, start, weights, write_tar
+from loops_tiny import (
+    EXPERTS,
+    MIXED,
+    RL,
+    SAMPLE,
+    SUPERVISED,
+    comparable,
+    events,
+    lines,
+    losses,
+    start,
+    weights,
+    write_tar,
+)
 from PIL import Image
 
 from sail_train import train
@@ -151,3 +164,26 @@ def test_data_that_ends_before_the_first_step_is_an_error(
     assert [record["key"] for record in lines(run, "quarantine")] == ["0", "1"]
     assert not events(run, "data_exhausted") and not (run / "outcome.json").exists()
     assert not list((run / "checkpoints").glob("*")) and not (run / "model").exists()
+
+
+def test_rl_ends_with_the_last_batch_that_its_prompts_suffice_for(data: Path, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tokens = (*RL, f"parent={trained}", "data.sources.rl.epochs=1", "train.max_steps=99", "rl.mini_batches=2")
+    assert start(data, *tokens, f"run_dir={run}") == 0
+    steps = len(losses(run))
+    assert 2 < steps < 99 and (run / "model").is_dir() and last_checkpoint(run) == f"step-{steps:08d}"
+    assert [(event["step"], event["max_steps"]) for event in events(run, "data_exhausted")] == [(steps, 99)]
+    (run / "outcome.json").unlink()
+    before = comparable(run)
+    assert start(data, *tokens, f"run_dir={run}") == 0
+    assert comparable(run) == before and len(events(run, "data_exhausted")) == 2
+
+
+def test_fewer_prompts_than_the_first_batch_asks_are_an_error(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = (f"parent={trained}", "data.sources.rl.epochs=1.0e-9")
+    told = "error: all prompts are exhausted; give a source more epochs, or ask for fewer prompts or steps"
+    for stage in (RL, SAMPLE):
+        assert start(data, *stage, *few, f"run_dir={tmp_path / stage[0]}") == train.EXIT_USAGE
+        assert told in capsys.readouterr().err

@@ -14,6 +14,7 @@ from loops_tiny import comparable, events, lines, losses, make_job, shard_bytes,
 from two_ranks import (
     ADAPTER,
     ENDED,
+    ENDED_POLICY,
     FP32,
     MIXTURE,
     MIXTURE_OF_EXPERTS,
@@ -63,6 +64,7 @@ def alone(data: Path, trained: Path, mixture: Path, tmp_path_factory: pytest.Tem
     whole = "data.micro_batch=4"
     assert start(data, *MIXTURE, whole, f"run_dir={root / 'mixture'}") == 0
     assert start(data, *ENDED, whole, f"run_dir={root / 'ended'}") == 0
+    assert start(data, *ENDED_POLICY, f"parent={trained}", f"run_dir={root / 'ended-policy'}") == 0
     assert start(data, *ADAPTER, whole, f"parent={trained}", f"run_dir={root / 'adapter'}") == 0
     assert start(data, *POLICY, f"parent={trained}", f"run_dir={root / 'policy'}") == 0
     assert start(data, *MIXTURE_OF_EXPERTS, whole, f"run_dir={root / 'experts'}") == 0
@@ -182,6 +184,30 @@ def test_the_data_ends_on_two_ranks_after_the_steps_of_one(
     assert start(data, *ENDED, "data.micro_batch=2", "engine.zero_stage=3", f"run_dir={again}") == 0
     assert [told["step"] for told in events(again, "data_exhausted")] == [steps, steps]
     assert comparable(again) == comparable(run)
+
+
+def test_prompts_end_on_two_ranks_after_the_batches_of_one(
+    launch: tuple[Path, list[dict[str, object]]], alone: Path, data: Path, trained: Path, tmp_path: Path
+) -> None:
+    """And resumed on the other number of ranks, from the last checkpoint and from one before.
+
+    What is asked is compared: after some updates a rounding may change an answer.
+    """
+
+    def asked(path: Path) -> list[tuple[str, str]]:
+        return [(record["uid"], record["key"]) for record in lines(path, "samples")]
+
+    run, single = launch[0] / "ended-policy", alone / "ended-policy"
+    assert asked(run) == asked(single) and len(set(asked(run))) > 20
+    for path in (run, single):
+        assert [told["max_steps"] for told in events(path, "data_exhausted")] == [99] and (path / "model").is_dir()
+    for kept in (99, 1):
+        again = shutil.copytree(run, tmp_path / str(kept))
+        for later in sorted((again / "checkpoints").iterdir())[kept:]:
+            shutil.rmtree(later)
+        (again / "outcome.json").unlink()
+        assert start(data, *ENDED_POLICY, f"parent={trained}", f"run_dir={again}") == 0
+        assert asked(again) == asked(single) and len(events(again, "data_exhausted")) == 2
 
 
 def test_data_that_ends_before_the_first_step_is_an_error_on_all_ranks(

@@ -48,6 +48,14 @@ POLICY = (*RL, "train.max_steps=2", "eval.modes={basic: [greedy, t1]}")
 STRONG = (*EXPERTS, "model.language.router_aux_loss_coef=0.5")
 """A mixture whose balance would show in every loss if it depended on the ranks."""
 MIXTURE_OF_EXPERTS = (*MIXTURE, *STRONG, "train.valid_every=0", "engine.activation_checkpointing=true")
+ENDED_POLICY = (
+    *RL,
+    "train.max_steps=99",
+    "data.sources.rl.epochs=1",
+    "rl.dynamic_sampling.enable=false",
+    "train.save_every=2",
+    "train.keep=99",
+)
 POLICY_OF_EXPERTS = (*POLICY, *STRONG)
 
 
@@ -64,6 +72,7 @@ def stages(parent: str) -> dict[str, tuple[str, ...]]:
         "stopped": (*STOPPED, "engine.zero_stage=0"),
         "ended": (*ENDED, *SPLIT, "engine.zero_stage=3", "data.balance=world", "data.prefetch=2"),
         "no-data": (*MIXTURE, *EMPTY),
+        "ended-policy": (*ENDED_POLICY, f"parent={parent}"),
         "odd-groups": (*MIXTURE, *SPLIT, "data.balance=world", "data.balance_group=3"),
         "adapter-3": (*ADAPTER, *SPLIT, f"parent={parent}", "engine.zero_stage=3"),
         "sampled": (*SAMPLE, "sample.prompts=150", "sample.keep_per_prompt=2", f"parent={parent}"),

@@ -12,7 +12,7 @@ from sail_train.rewards.mix import Rewards
 from sail_train.rl import groups as groups_module
 from sail_train.rl import metrics as metrics_module
 from sail_train.rl.config import DynamicSamplingConfig, OverlongConfig, PromptTypeConfig, RLConfig
-from sail_train.rl.groups import NothingToLearn, Roller, overlong_penalty
+from sail_train.rl.groups import NothingToLearn, PromptsExhausted, Roller, overlong_penalty
 
 RIGHT, WRONG = "<think>\n3\n</think>\n\n\\boxed{9}", "<think>\n3\n</think>\n\n\\boxed{8}"
 
@@ -279,6 +279,36 @@ def test_ranks_change_neither_prompts_nor_groups_nor_mini_batches(
         assert told(r for result in results for r in result.mini_batches[number]) == told(mini)
     for result in results:
         assert result.metrics == pytest.approx(alone.metrics)
+
+
+@pytest.mark.parametrize("first", [8, 5, 3])
+def test_prompts_that_end_on_one_rank_end_on_all_before_any_generates(
+    monkeypatch, processor, make_conversation, scripted, first
+):
+    """The second rank has prompts for all rounds, the first for four, two or one of them."""
+    ranks, raised, engines = Ranks(2), [None, None], [scripted(lambda uid, copy: RIGHT) for _ in range(2)]
+    monkeypatch.setattr(groups_module, "dist", ranks.as_dist())
+    monkeypatch.setattr(metrics_module, "dist", ranks.as_dist())
+
+    def play(rank):
+        ranks.local.rank = rank
+        prompts = [make_conversation(i) for i in range((first, 64)[rank])]
+        config = make_config(dynamic_sampling=DynamicSamplingConfig(max_batches=9))
+        parts = {"processor": processor, "engine": engines[rank], "prompts": iter(prompts)}
+        with (
+            Rewards(RewardsConfig()) as rewards,
+            pytest.raises(PromptsExhausted, match="ask for fewer prompts") as info,
+        ):
+            Roller(config, rewards=rewards, seed=0, **parts).roll(0)
+        raised[rank] = info.type
+
+    threads = [threading.Thread(target=play, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == [PromptsExhausted] * 2 and issubclass(PromptsExhausted, ValueError)
+    assert [len(engine.calls) for engine in engines] == [first // 2] * 2
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(monkeypatch, processor, scripted):
