@@ -5,7 +5,10 @@ Pure dataclasses, no heavy import. Values are checked where they are owned: in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from sail_train.config import suggestion
 
 PACKINGS = ("best_fit", "subset")
 OVERLONG = ("quarantine", "split")
@@ -85,6 +88,17 @@ class SourceConfig:
         return [self.shards] if isinstance(self.shards, str) else list(self.shards)
 
 
+def check_named(place: str, sources: Mapping[str, SourceConfig]) -> None:
+    """ValueError for a source without shards: most often it is another one's name, mistyped."""
+    named = [name for name, source in sources.items() if source.shards != ""]
+    for name in sources:
+        if name not in named:
+            raise ValueError(
+                f"{place}.{name}: there is no such source, and a new one needs {place}.{name}.shards; "
+                f"{suggestion(name, named)}"
+            )
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """A mixture and the shape of its rows and batches.
@@ -144,6 +158,7 @@ class DataConfig:
     """Ranks in such a group, in place of those of a node or the world; divides their number."""
 
     def __post_init__(self) -> None:
+        check_named("data.sources", self.sources)
         for name in ("seq_length", "max_patches", "num_streams", "batch_rows", "micro_batch", "shuffle_buffer",
                      "pack_buffer", "max_bad_in_a_row", "decode_threads"):  # fmt: skip
             if getattr(self, name) < 1:

@@ -293,16 +293,21 @@ def order_settings(
         source = config.sources[name]
         settings[f"{SOURCES}{name}"] = (
             f"{len(paths)} shards {names_hash(paths)}, format={source.format}, think_flag={source.think_flag:g}, "
-            f"max_tiles={source.max_tiles}, fps={source.fps}, filter={source.filter}"
+            f"max_tiles={source.max_tiles}, fps={_number(source.fps)}, filter={source.filter}"
         )
         settings[f"{MIX}{name}"] = (
-            f"weight={source.weight:g}, size={source.size}, epochs={source.epochs}, max_tokens={source.max_tokens}, "
-            f"steps {source.start_step} to {source.stop_step}"
+            f"weight={source.weight:g}, size={source.size}, epochs={_number(source.epochs)}, "
+            f"max_tokens={source.max_tokens}, steps {source.start_step} to {source.stop_step}"
         )
     settings[f"{MIX}temperature"] = config.temperature
     if any(config.sources[name].start_step or config.sources[name].stop_step is not None for name in shards):
         settings[f"{MIX}batch_rows"] = config.batch_rows  # it says which row is of which step
     return settings
+
+
+def _number(value: float | None) -> float | None:
+    """In one spelling: 2 and 2.0 ask for the same."""
+    return None if value is None else float(value)
 
 
 def _processor_hash(processor: SailVLProcessor) -> str:

@@ -258,6 +258,10 @@ def _check(source: str, shards: ShardList, skip_missing: bool) -> None:
             seen.add(path)
     looked = shards.spread(LOOKED_AT)
     missing = [path for path in looked if not remote.is_remote(path) and not os.path.isfile(path)]
+    for path in missing:
+        if os.path.isdir(path):
+            shards_of = os.path.join(path, "*.tar")
+            raise ValueError(f"source {source!r}: {path!r} is a folder; name its shards: {shards_of!r}")
     if missing and not (skip_missing and len(missing) < len(looked)):
         raise ValueError(f"source {source!r}: shard {missing[0]!r} does not exist")
     for path in missing:

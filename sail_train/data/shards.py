@@ -72,6 +72,8 @@ class SourceReader:
         self._order = self._shuffled()
         self._open: _Open | None = None
         self._empty = True
+        self._left_out = 0
+        """Samples of this epoch that a filter or their weight leaves out, since the position."""
         self._lost = ""
         """The last shard that was left out in this epoch, and why."""
         self.waiting = WaitingSamples(name, shards, source=self._source, index_dir=index_dir, ledger=ledger)
@@ -188,7 +190,9 @@ class SourceReader:
         self._look = look
         if not self._begun and counts is not None:
             of_unit = counts[unit.stripe :: unit.stripes]
-            self._ledger.left_out(self.name, int((of_unit == 0).sum()), int(np.maximum(of_unit - 1, 0).sum()))
+            left_out = int((of_unit == 0).sum())
+            self._left_out += left_out
+            self._ledger.left_out(self.name, left_out, int(np.maximum(of_unit - 1, 0).sum()))
         return _Open(unit=unit, file=file, index=index, counts=counts, next=self._number(file, index))
 
     def _counts(self, unit: Unit, index: tar.Index) -> np.ndarray | None:
@@ -249,13 +253,23 @@ class SourceReader:
                 f"sample, since on_bad_shard=skip left its shards out; the last one: {self._lost}"
             )
         if self._empty and not part_of_an_epoch:
-            less = ", or filter less" if self._source.filter else ""
             raise ValueError(
                 f"source {self.name!r}: the share of stream {self._stream} in its {len(self._shards)} shards holds no "
-                f"sample; use fewer streams (num_streams) or more samples{less}"
+                f"sample; {self._why_empty}"
             )
-        self._epoch, self._unit, self._empty, self._lost = self._epoch + 1, 0, True, ""
+        self._epoch, self._unit, self._empty, self._lost, self._left_out = self._epoch + 1, 0, True, "", 0
         self._order = self._shuffled()
+
+    @property
+    def _why_empty(self) -> str:
+        if not self._left_out:
+            return "use fewer streams (num_streams) or more samples"
+        if self._source.filter:
+            return f"{self._left_out} are left out by its filter or their weight of 0: filter less, or take it away"
+        return (
+            f"{self._left_out} have weight 0 in the indexes' column `weight`: weigh them anew (`data balance`), or "
+            f"leave the source out with data.sources.{self.name}.weight=0"
+        )
 
     def _shuffled(self) -> np.ndarray:
         return permutation(len(self._units), self._seed, "shards", self.name, self._stream, self._epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sail_train.config import choice
-from sail_train.data.config import DataConfig, SourceConfig
+from sail_train.data.config import DataConfig, SourceConfig, check_named
 from sail_train.engine.config import EngineConfig, LogConfig, OptimConfig, ScheduleConfig, TrainConfig
 from sail_train.eval.config import EvalConfig
 from sail_train.loops import LOOPS
@@ -61,3 +61,9 @@ class RunConfig:
                 choice("parents", role, dict.fromkeys(roles | {"member_1"}))
         if "model" in self.parents and len(roles & set(self.parents)) > 1:
             raise ValueError(f"parents={sorted(self.parents)}: give a whole model, or its parts, not both")
+        check_named("valid", self.valid)
+        if self.valid and not self.train.valid_every:
+            raise ValueError(
+                f"valid names {', '.join(self.valid)}, and train.valid_every=0 measures nothing; set "
+                "train.valid_every=N to measure them every N steps, or take `valid` away"
+            )

@@ -63,6 +63,15 @@ def test_numbers_that_are_not_finite_are_refused_for_every_field(name: str, valu
         to_dataclass(DataConfig, {"temperature": value}, path="data")
 
 
+def test_a_source_without_shards_is_refused_with_the_nearest_that_has_some() -> None:
+    sources = {"caption": {"shards": "a.tar"}, "captoin": {"weight": 0.0}}
+    told = "data.sources.captoin: there is no such source, and a new one needs data.sources.captoin.shards; did you "
+    with pytest.raises(ValueError, match=f"^{told}mean 'caption'"):
+        to_dataclass(DataConfig, {"sources": sources}, path="data")
+    with pytest.raises(ValueError, match="there are none to choose from"):
+        to_dataclass(DataConfig, {"sources": {"captoin": {}}}, path="data")
+
+
 def test_shards_may_be_one_pattern_or_a_list() -> None:
     assert to_dataclass(SourceConfig, {"shards": "a.tar"}).patterns == ["a.tar"]
     assert to_dataclass(SourceConfig, {"shards": ["a.tar", "b.tar"]}).patterns == ["a.tar", "b.tar"]

@@ -21,7 +21,7 @@ def candidate(sample: Conversation, *, epoch: int = 0, offset: int = 0) -> Candi
 
 def config(**more: object) -> DataConfig:
     flag = more.pop("think_flag", 0.0)
-    return DataConfig(sources={"s": SourceConfig(think_flag=flag)}, **more)  # type: ignore[arg-type]
+    return DataConfig(sources={"s": SourceConfig(shards="x.tar", think_flag=flag)}, **more)  # type: ignore[arg-type]
 
 
 def test_a_sample_is_measured_from_image_headers_alone(processor: SailVLProcessor, make: SimpleNamespace) -> None:

@@ -15,7 +15,7 @@ import pytest
 from sail_train.data import index
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.held_out import held_out
-from sail_train.data.interleave import budget_of, candidates, mixture, shard_lists
+from sail_train.data.interleave import budget_of, candidates, mixture, order_settings, shard_lists
 from sail_train.data.listing import ShardList, describe, expand, names_hash
 from sail_train.data.mix import Mixture
 from sail_train.data.prompts import PromptStream
@@ -306,7 +306,16 @@ def test_a_filter_that_leaves_a_share_empty_is_an_error(two: DataConfig) -> None
     for shard in shards(two, "a"):
         index.add_columns(shard, {"score": [0.0] * 10})
     two.sources["a"].filter, two.sources["b"].weight = ["score > 1"], 0
-    with pytest.raises(ValueError, match="holds no sample; .* or filter less"):
+    with pytest.raises(ValueError, match="holds no sample; 40 are left out by its filter .* filter less"):
+        rest(opened(two)[0], 1)
+
+
+def test_weights_that_leave_a_share_empty_are_named(two: DataConfig) -> None:
+    for shard in shards(two, "a"):
+        index.add_columns(shard, {"weight": [0.0] * 10})
+    two.sources["b"].weight = 0
+    told = "source 'a': the share of stream 0 in its 4 shards holds no sample; 40 have weight 0 in the indexes' column "
+    with pytest.raises(ValueError, match=told + "`weight`: .*data.sources.a.weight=0"):
         rest(opened(two)[0], 1)
 
 
@@ -358,6 +367,17 @@ def test_a_size_that_nothing_tells_is_an_error_with_the_remedy(two: DataConfig, 
 
 
 # changing the mixture
+
+
+def test_whole_numbers_of_python_code_are_those_of_a_config(two: DataConfig, processor: SailVLProcessor) -> None:
+    """2 and 2.0 ask for the same, and are one order."""
+
+    def settings(number: float) -> dict[str, Any]:
+        source = dataclasses.replace(two.sources["a"], epochs=number, fps=number, weight=number)
+        config = dataclasses.replace(two, sources={"a": source})
+        return order_settings(config, shard_lists(config), processor, seed=0)
+
+    assert settings(2) == settings(2.0) != settings(3)
 
 
 def test_a_mixture_changes_on_resume_only_when_asked_and_says_so(
@@ -444,3 +464,12 @@ def test_the_look_at_the_start_lets_a_shard_be_missing_where_that_is_skipped(
     assert "2.tar does not exist, and will be left out" in caplog.text
     with pytest.raises(ValueError, match="1.tar' does not exist"):
         expand("s", [f"{tmp_path}/{{1..2}}.tar"], skip_missing=True)
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+def test_a_folder_in_place_of_shards_is_told_with_what_to_write(tmp_path: Path, skip_missing: bool) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "a.tar").touch()
+    for pattern in (f"{tmp_path}/mine", f"{tmp_path}/mine/"):
+        with pytest.raises(ValueError, match=f"'{pattern}' is a folder; name its shards: '{tmp_path}/mine/\\*.tar'"):
+            expand("mine", [f"{tmp_path}/a.tar", pattern], skip_missing=skip_missing)

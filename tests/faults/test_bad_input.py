@@ -196,7 +196,8 @@ def test_a_truncated_shard_stops_or_gives_what_is_whole_and_is_named(
 def test_shards_that_are_not_there_are_named_before_anything_is_built(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shards: str, told: str, place: str
 ) -> None:
-    asked = ("eval.modes.lost=[greedy]", "eval.before=false") if place.startswith("eval") else ()
+    needed = {"eval": ("eval.modes.lost=[greedy]", "eval.before=false"), "valid": ("train.valid_every=1",)}
+    asked = needed.get(place.partition(".")[0], ())
     tokens = (*SUPERVISED, *MIXED, "train.max_steps=1", f"{place}.shards={shards}", *asked)
     assert told in refused(data, capsys, *tokens, f"run_dir={tmp_path}/run")
     assert not (tmp_path / "run" / "config.yaml").exists()

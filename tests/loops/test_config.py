@@ -34,6 +34,8 @@ def make(**values: Any) -> RunConfig:
             "model.template='sail_vl' is none of qwen3, sail_vl2, seed1_5_vl",
         ),
         ({"parents": {"model": "a", "vision": "b"}}, "give a whole model, or its parts, not both"),
+        ({"valid": {"mine": {"shards": "a.tar"}}}, "valid names mine, and train.valid_every=0 measures nothing"),
+        ({"valid": {"mine": {}}}, "valid.mine: there is no such source, and a new one needs valid.mine.shards"),
     ],
 )
 def test_what_no_run_can_be_is_refused(values: dict[str, Any], message: str) -> None:

@@ -84,6 +84,10 @@ def test_steps_of_validation_without_a_source_are_refused(
     assert "error: train.valid_every=2 but `valid` names no source; set valid.NAME.shards" in capsys.readouterr().err
 
 
-def test_sources_alone_ask_for_none(data: Path) -> None:
-    config = make_job(data, *SUPERVISED, *MIXED, *HELD_OUT, "train.max_steps=1").config
-    assert Validation.of(config, setup.make_processor(config)) is None
+def test_held_out_sources_that_nothing_measures_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = (*SUPERVISED, *MIXED, *HELD_OUT, "train.max_steps=1", f"run_dir={tmp_path}/run")
+    assert start(data, *tokens) == 2
+    told = capsys.readouterr().err
+    assert "error: valid names read, text, and train.valid_every=0 measures nothing; set train.valid_every=N" in told
