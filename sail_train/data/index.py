@@ -4,8 +4,9 @@
 that row i is place i of `tar.Index`. Columns `key`, `offset` (of the first header), `size` (bytes to the next sample)
 and `crc32` (over those bytes), then any numeric or text columns: `score_vir`, `pass_rate`, `weight`, `duplicate_of`...
 A null says that nothing is known of that sample. An index is written aside and renamed, and knows the size of its
-shard: one that no longer fits is refused, never used. `bad` says why a sample cannot be used ("reason: detail"); what
-an index says is good is checked again when it is read, since a stranger may have written it.
+shard: one that no longer fits is refused, never used. A column may say what made it (`column_origin`). `bad` says why
+a sample cannot be used ("reason: detail"); what an index says is good is checked again when it is read, since a
+stranger may have written it.
 The index of a shard that stands where none can be written is looked for in a local folder (`data.index_dir`); that of
 a remote shard beside it too, and is kept in the folder, or in memory where there is none.
 """
@@ -40,6 +41,8 @@ SUFFIX = ".index.parquet"
 VERSION = b"1"
 VERSION_FIELD = b"sail_index"
 SIZE_FIELD = b"shard_bytes"
+ORIGIN_FIELD = b"sail_origin"
+"""What a column was made by, in the metadata of its field: it travels with the column."""
 OWN_COLUMNS = ("key", "offset", "size", "crc32")
 """Made with the index; `add_columns` does not replace them."""
 BAD = "bad"
@@ -175,6 +178,50 @@ def _fetched(file: ShardFile) -> bytes | None:
 
 
 def _read(place: _Place, shard: str, size: int) -> Table | None:
+    table = _parquet(place)
+    was = -1 if table is None else _shard_bytes(table)
+    if table is None or was == size:
+        return table
+    told = f"{place.path} is of a shard of {was} bytes, {shard} has {size}: it was replaced"
+    if size > was:
+        raise UnreadableShard(f"{told}; delete the index, or run `sail-train data index --rebuild`")
+    lost = _num_beyond(table, size)
+    raise UnreadableShard(
+        f"{told} or cut short, and {lost} of {len(table)} samples that were indexed do not end within it; copy the "
+        "shard again, or take what is left with `sail-train data index --rebuild`"
+    )
+
+
+def _shard_bytes(table: Table) -> int:
+    """Of the shard when it was indexed; -1 if that is not told."""
+    text = (table.schema.metadata or {}).get(SIZE_FIELD, b"").decode(errors="replace")
+    return int(text) if text.isdecimal() else -1
+
+
+def _num_beyond(table: Table, size: int) -> int:
+    """Samples that end after so many bytes."""
+    starts, sizes = (np.asarray(table.column(name), dtype=np.int64) for name in ("offset", "size"))
+    return int((starts + sizes > size).sum())
+
+
+def last_known(shard: str, folder: str | None = None) -> tuple[int, int] | None:
+    """(samples that could be used, bytes of the shard) as its index has them, whether it still fits or not; None if
+    there is no index that can be read."""
+    place = _found(ShardFile(shard, source="index"), folder)
+    try:
+        table = None if place is None else _parquet(place)
+    except UnreadableShard:
+        return None
+    return None if table is None else (num_usable(table), _shard_bytes(table))
+
+
+def num_usable(table: Table) -> int:
+    """Samples that the index does not call bad."""
+    return len(table) - sum(map(bool, table.column(BAD).to_pylist())) if BAD in table.column_names else len(table)
+
+
+def _parquet(place: _Place) -> Table | None:
+    """What the file holds, of whatever shard."""
     import pyarrow
     import pyarrow.parquet
 
@@ -188,12 +235,6 @@ def _read(place: _Place, shard: str, size: int) -> Table | None:
     fields = table.schema.metadata or {}
     if fields.get(VERSION_FIELD) != VERSION or any(name not in table.column_names for name in OWN_COLUMNS):
         raise UnreadableShard(f"{path} is no index that this version reads; delete it and run `sail-train data index`")
-    if fields.get(SIZE_FIELD) != str(size).encode():
-        was = fields.get(SIZE_FIELD, b"").decode(errors="replace")
-        raise UnreadableShard(
-            f"{path} is of a shard of {was} bytes, {shard} has {size}: it was replaced; delete the index and run "
-            "`sail-train data index`"
-        )
     return table
 
 
@@ -318,8 +359,11 @@ def ensure_index(shard: str, folder: str | None = None) -> Table:
     return table
 
 
-def add_columns(shard: str, columns: Mapping[str, Any]) -> None:
+def add_columns(shard: str, columns: Mapping[str, Any], origin: str = "") -> None:
     """Puts columns, one value per row (None: not known), into a shard's index; those of the same name are replaced.
+
+    Args:
+        origin: what they were made by, for `column_origin`.
 
     Raises:
         ValueError: a column of another length than the index, or one of its own columns.
@@ -333,6 +377,14 @@ def add_columns(shard: str, columns: Mapping[str, Any]) -> None:
         if len(values) != len(table):
             raise ValueError(f"column {name!r} has {len(values)} values for {len(table)} samples of {shard}")
         column = values if isinstance(values, pyarrow.Array) else pyarrow.array(values)
+        field = pyarrow.field(name, column.type, metadata={ORIGIN_FIELD: origin.encode()} if origin else None)
         place = table.schema.get_field_index(name)
-        table = table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
+        table = table.append_column(field, column) if place < 0 else table.set_column(place, field, column)
     write_index(shard, table)
+
+
+def column_origin(table: Table, name: str) -> str:
+    """What a column was made by, as the tool that wrote it says; empty if it does not, or there is no such column."""
+    place = table.schema.get_field_index(name)
+    metadata = None if place < 0 else table.schema.field(place).metadata
+    return (metadata or {}).get(ORIGIN_FIELD, b"").decode(errors="replace")

@@ -81,3 +81,13 @@ def test_a_half_shard_has_an_index_of_what_is_there(shard: str) -> None:
         file.truncate(700)
     table = index.ensure_index(shard)
     assert len(table) >= 1 and index.read_index(shard) is not None
+
+
+def test_a_column_says_what_it_was_made_by_wherever_its_index_goes(shard: str) -> None:
+    index.add_columns(shard, {"score": [1, 2, None, 4]}, origin="the judge")
+    index.add_columns(shard, {"weight": [1, 1, 1, 1]})
+    table = index.ensure_index(shard)
+    assert index.column_origin(table, "score") == "the judge" == index.column_origin(table.slice(1, 2), "score")
+    assert index.column_origin(table, "weight") == index.column_origin(table, "none") == ""
+    index.add_columns(shard, {"score": [1, 2, 3, 4]})
+    assert index.column_origin(index.ensure_index(shard), "score") == ""

@@ -1,7 +1,8 @@
 """`sail-train data index`: an index beside each shard, so that a flipped bit is caught and nothing is scanned at start.
 
 shard -> read once: place and checksum of every sample -> x.index.parquet; then dataset.json of each folder, from its
-indexes. A shard whose index fits is left as it is, with the columns that tools added; `--rebuild` makes it anew.
+indexes. A shard whose index fits is left as it is, with the columns that tools added; `--rebuild` makes it anew, and
+refuses to lose samples that the old index had unless `--accept-loss`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sail_train.data import remote
-from sail_train.data.index import BAD, build_index, read_index, write_index
+from sail_train.data.index import BAD, build_index, last_known, num_usable, read_index, write_index
 from sail_train.data.shard_file import UnreadableShard
-from sail_train.data.tools.jobs import SKIPPED, add_arguments, over_shards, parse_part, shards_of, show
+from sail_train.data.tools.jobs import SKIPPED, add_arguments, check_folder, over_shards, parse_part, shards_of, show
 
 DATASET = "dataset.json"
 
@@ -31,22 +32,33 @@ def run(arguments: list[str]) -> int:
     add_arguments(parser)
     parser.add_argument("--index-dir", help="a folder for the indexes of shards beside which none can be written")
     parser.add_argument("--rebuild", action="store_true", help="replace indexes, and what tools added to them")
-    options = parser.parse_args(arguments)
-    paths, part = shards_of(options.shards), parse_part(options.part)
-    summary = over_shards(
-        paths, index_shard, (options.index_dir, options.rebuild), jobs=options.jobs, part=part, title="index"
+    parser.add_argument(
+        "--accept-loss", action="store_true", help="with --rebuild: also where a shard has fewer samples than it had"
     )
+    options = parser.parse_args(arguments)
+    if options.accept_loss and not options.rebuild:
+        raise ValueError("--accept-loss is for --rebuild: nothing else replaces an index")
+    paths, part = shards_of(options.shards), parse_part(options.part)
+    if options.index_dir is not None:
+        check_folder("--index-dir", Path(options.index_dir))
+    work = (options.index_dir, options.rebuild, options.accept_loss)
+    summary = over_shards(paths, index_shard, work, jobs=options.jobs, part=part, title="index")
     if part == (0, 1) and options.index_dir is None:
         describe_folders(paths)
     return show(summary, as_json=options.json, title="index")
 
 
-def index_shard(shard: str, folder: str | None, rebuild: bool) -> Mapping[str, Any]:
-    """Indexes one shard, unless it has an index that fits; counts of what is in it."""
+def index_shard(shard: str, folder: str | None, rebuild: bool, accept_loss: bool = False) -> Mapping[str, Any]:
+    """Indexes one shard, unless it has an index that fits; counts of what is in it.
+
+    Raises:
+        ValueError: `rebuild` without `accept_loss` of a shard that has fewer samples than its index says.
+    """
     table = None if rebuild else read_index(shard, folder)
-    made = table is None
+    made, lost = table is None, 0
     if table is None:
         table = build_index(shard)
+        lost = _lost(shard, folder, table, accept_loss) if rebuild else 0
         write_index(shard, table, folder)
     reasons: dict[str, int] = {}
     for text in table.column(BAD).to_pylist() if BAD in table.column_names else ():
@@ -54,7 +66,21 @@ def index_shard(shard: str, folder: str | None, rebuild: bool) -> Mapping[str, A
             reason = text.partition(":")[0]
             reasons[reason] = reasons.get(reason, 0) + 1
     counts = {"samples": len(table), "bytes": sum(table.column("size").to_pylist())}
+    counts |= {"samples lost": lost} if lost else {}
     return {**counts, **({} if made else {SKIPPED: 1}), **({"bad": reasons} if reasons else {})}
+
+
+def _lost(shard: str, folder: str | None, table: Any, accept: bool) -> int:
+    """How many samples fewer than the last index the new one has; ValueError unless that is none, or accepted."""
+    before, now = last_known(shard, folder), num_usable(table)
+    if before is None or before[0] <= now:
+        return 0
+    if not accept:
+        raise ValueError(
+            f"it was indexed with {before[0]} samples in {before[1]} bytes, and has {now} good ones now: "
+            f"{before[0] - now} would be lost; copy the shard again, or give --accept-loss"
+        )
+    return before[0] - now
 
 
 def describe_folders(paths: Sequence[str]) -> None:

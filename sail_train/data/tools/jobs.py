@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -152,6 +153,29 @@ def add_arguments(parser: argparse.ArgumentParser, *, shards: bool = True) -> No
 def shards_of(patterns: Sequence[str]) -> list[str]:
     """The shards that a command's arguments name; ValueError if they name none."""
     return list(expand("shards", list(patterns)))
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """ValueError if a file could not be written there: said before the work, not after it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it, or name another place")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{option} {path} cannot be written to; name another place")
+
+
+def check_folder(option: str, path: Path) -> None:
+    """ValueError if nothing could be written into a folder that may have to be made first."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{option} {path}: {there} is no folder; name another place")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{option} {path}: nothing can be written in {there}; name another place")
 
 
 def common_folder(paths: Sequence[str]) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from sail_train.cli import main
 from sail_train.data import index
+from sail_train.data.tools.indexing import run
 
 
 @pytest.fixture
@@ -82,3 +83,38 @@ def test_a_folder_is_not_summed_before_all_its_shards_are_indexed(
     assert not (folder / "dataset.json").exists()
     indexed(capsys, f"{folder}/s-000001.tar")
     assert json.loads((folder / "dataset.json").read_text())["samples"] == 25
+
+
+def test_a_shard_that_was_cut_short_is_told_with_its_numbers_and_loses_nothing_unless_that_is_accepted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    indexed(capsys, f"{folder}/*.tar")
+    shard = folder / "s-000000.tar"
+    whole = shard.read_bytes()
+    starts = index.ensure_index(str(shard)).column("offset").to_pylist()
+    shard.write_bytes(whole[: starts[4]])
+    said = indexed(capsys, str(shard), code=1)["failed"][str(shard)]
+    assert "6 of 10 samples that were indexed do not end within it; copy the shard again" in said
+    said = indexed(capsys, str(shard), "--rebuild", code=1)["failed"][str(shard)]
+    assert f"10 samples in {len(whole)} bytes, and has 4 good ones now: 6 would be lost" in said
+    with pytest.raises(ValueError, match="cut short"):
+        index.read_index(str(shard))
+    told = indexed(capsys, str(shard), "--rebuild", "--accept-loss")
+    assert told["counts"]["samples lost"] == 6 and index.num_usable(index.ensure_index(str(shard))) == 4
+    shard.write_bytes(whole)
+    assert "samples lost" not in indexed(capsys, str(shard), "--rebuild")["counts"]
+    Path(index.index_path(str(shard))).write_bytes(b"no index")
+    assert indexed(capsys, str(shard), "--rebuild")["counts"]["samples"] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--accept-loss"], "--accept-loss is for --rebuild"),
+        (["--index-dir", "SHARD/x"], "is no folder; name another place"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(folder: Path, arguments: list[str], message: str) -> None:
+    shard = str(folder / "s-000000.tar")
+    with pytest.raises(ValueError, match=message):
+        run([shard, *(argument.replace("SHARD", shard) for argument in arguments)])
