@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OMITTED = "\n[...]\n"
+UNREACHED = "judge: cannot connect"
+MAX_SAID = 200
+"""Characters of a server's own words in the reason for a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,9 @@ class Judge:
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         if config.api_key_env and not key:
             raise ValueError(f"rewards.judge.api_key_env={config.api_key_env} names an environment variable not set")
+        if not is_address(config.url):
+            raise ValueError(f"rewards.judge.url={config.url!r} should be http://HOST/v1 or https://HOST/v1")
+        self._key = key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         # trust_env off: a proxy of the environment must not see a judge on this machine.
         local = httpx.URL(config.url).host in ("127.0.0.1", "localhost", "::1")
@@ -112,7 +118,7 @@ class Judge:
             outcome, again = self._try(body, read)
             if not again:
                 return outcome
-        self.unreachable = self.unreachable or (isinstance(outcome, Score) and "connect" in outcome.detail)
+        self.unreachable = self.unreachable or (isinstance(outcome, Score) and outcome.detail.startswith(UNREACHED))
         return outcome
 
     def _score(self, request: JudgeRequest) -> Score:
@@ -127,16 +133,30 @@ class Judge:
         try:
             reply = self.client.post(f"{self.config.url.rstrip('/')}/chat/completions", json=body)
             reply.raise_for_status()
-            return read(reply.json()["choices"][0]["message"]["content"]), False
+            content = reply.json()["choices"][0]["message"]["content"]
         except httpx.TimeoutException as error:
             return Score(value=0.0, status="timeout", detail=f"judge: {type(error).__name__}"), True
         except httpx.HTTPStatusError as error:
             code = error.response.status_code
-            return Score(value=0.0, status="error", detail=f"judge: HTTP {code}"), code == 429 or code >= 500
+            said = self._presentable(error.response.text)
+            detail = f"judge: HTTP {code}: {said}" if said else f"judge: HTTP {code}"
+            return Score(value=0.0, status="error", detail=detail), code == 429 or code >= 500
         except httpx.TransportError as error:
-            return Score(value=0.0, status="error", detail=f"judge: cannot connect: {error}"), True
+            return Score(value=0.0, status="error", detail=f"{UNREACHED}: {error}"), True
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            return Score(value=0.0, status="error", detail=f"judge: {type(error).__name__}: {error}"[:200]), True
+            said = self._presentable(f"{type(error).__name__} {error} in {reply.text}")
+            return Score(value=0.0, status="error", detail=f"judge: no chat completion: {said}"), True
+        try:
+            return read(content), False
+        except (ValueError, TypeError) as error:
+            said = self._presentable(str(error))
+            return Score(value=0.0, status="error", detail=f"judge: unreadable reply: {said}"), True
+
+    def _presentable(self, text: str) -> str:
+        """A server's words for a log: one short line of printable characters, without the key."""
+        text = text.replace(self._key, "***") if self._key else text
+        line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+        return line if len(line) <= MAX_SAID else f"{line[:MAX_SAID]}..."
 
     def _body(self, request: JudgeRequest) -> dict[str, Any]:
         case = {
@@ -155,6 +175,15 @@ class Judge:
                 {"role": "user", "content": wrap(case, secrets.token_hex(16))},
             ],
         }
+
+
+def is_address(url: str) -> bool:
+    """Whether it names a host by http or https: "127.0.0.1:8000/v1" does not."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -236,3 +236,24 @@ def test_the_server_answers_what_it_does_not_serve(server):
     connection.close()
     wrong = json.dumps({"messages": [{"content": "hi"}]}).encode()
     assert httpx.post(f"{base}/v1/chat/completions", content=wrong).status_code == 400
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8377/v1", "localhost/v1", "ftp://host/v1", "http://", "http://[::1"])
+def test_an_address_without_a_scheme_or_a_host_is_refused_at_the_start(url):
+    with pytest.raises(ValueError, match="rewards.judge.url=.* should be http://HOST/v1"):
+        Judge(JudgeConfig(url=url))
+
+
+def test_what_the_server_said_is_in_the_reason_in_short_and_one_line():
+    refusal = httpx.Response(404, text='{"error": "the model `rules`\\ndoes not exist"}\n' + "x" * 900)
+    detail = stubbed(lambda _: refusal).score([request()])[0].detail
+    assert detail.startswith('judge: HTTP 404: {"error": "the model `rules`') and len(detail) < 260
+    page = httpx.Response(200, text="<html>\nSign in</html>")
+    detail = stubbed(lambda _: page, max_retries=0).score([request()])[0].detail
+    assert detail.startswith("judge: no chat completion: JSONDecodeError") and detail.endswith("<html> Sign in</html>")
+
+
+def test_a_server_that_speaks_of_connecting_is_not_taken_for_nobody():
+    judge = stubbed(lambda _: httpx.Response(500, text="the backend does not connect"), max_retries=0)
+    judge.score([request()])
+    assert not judge.unreachable

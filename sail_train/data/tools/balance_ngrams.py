@@ -1,7 +1,7 @@
 """Rebalancing by n-grams: samples that say what everybody says are seen less often, rare ones more often.
 
 SAIL-VL2 (arXiv 2509.14033, section 3) names n-gram-level rebalancing and does not give its algorithm; this one is
-ours: the weight of a sample is the mean over its answer's n-grams of frequency^-power, scaled so that the mean weight
+ours: the weight of a sample is the mean over its answers' n-grams of frequency^-power, scaled so that the mean weight
 is 1 and clipped. Three passes over shards, each in parallel: count, weigh, write.
 
 Frequencies are kept in a table of 4M hash buckets, whatever the data: some n-grams share a bucket, which makes
@@ -21,7 +21,7 @@ import numpy as np
 from sail_train.data.index import MAX_WEIGHT, add_columns, ensure_index
 from sail_train.data.tools import jobs
 from sail_train.data.tools.filter import weights_of
-from sail_train.data.tools.reading import all_text, conversations, last_answer
+from sail_train.data.tools.reading import all_text, answers, conversations
 from sail_train.data.tools.signatures import ngram_hashes, words
 from sail_train.data.tools.weights import Chart, chart, log_histogram, scale
 from sail_train.types import BadSample, Conversation
@@ -32,8 +32,9 @@ NUM_DECADES = 9
 
 
 def _grams(sample: Conversation, size: int) -> np.ndarray:
-    """(n,) int64 buckets of the n-grams of the answer, or of all text where there is none."""
-    hashes = ngram_hashes(words(last_answer(sample) or all_text(sample)), size)
+    """(n,) int64 buckets of the n-grams of every answer, or of all text where there is none."""
+    said = [found for answer in answers(sample) if (found := words(answer))] or [words(all_text(sample))]
+    hashes = np.concatenate([ngram_hashes(each, size) for each in said])
     return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
 

@@ -5,17 +5,18 @@ specificity, completeness, accuracy) are each asked for twice: as a score from 1
 2509.14033, section 3.1, which drops a sample with a score below 3 or a "No"). The report gives the criteria and not
 the prompts: the words below are ours. A judge of one's own is fine-tuned on exactly these.
 
-The judged text is a stranger's: it travels as one line of JSON between random delimiters, and a reply is a verdict
-only if it is nothing but one.
+The judged text, a caption or a dialogue turn by turn, is a stranger's: it travels as one line of JSON between random
+delimiters. A reply is a verdict only if it is nothing but one: the number, or "Score:" and the number, or yes or no;
+before it an empty thought may stand, and a full stop after it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sail_train.data.tools.reading import last_answer
 from sail_train.types import Conversation
 
 _DATA = """\
@@ -41,8 +42,10 @@ YES_ITA = 'Is it aligned well enough to learn from? Reply with "Yes" or "No" and
 MIN_SCORE = 3
 """Below it the report drops a sample."""
 
-_SCORE_REPLY = re.compile(r"\s*(?:score:\s*)?([1-5])\s*\.?\s*", re.IGNORECASE)
-_YES_REPLY = re.compile(r"\s*(yes|no)\s*\.?\s*", re.IGNORECASE)
+# models that can think and do not open their reply with an empty thought
+_EMPTY_THOUGHT = r"\s*(?:<think>\s*</think>)?\s*"
+_SCORE_REPLY = re.compile(_EMPTY_THOUGHT + r"(?:score:\s*)?([1-5])\s*\.?\s*", re.IGNORECASE)
+_YES_REPLY = re.compile(_EMPTY_THOUGHT + r"(yes|no)\s*\.?\s*", re.IGNORECASE)
 
 
 def read_score(reply: str) -> int:
@@ -85,8 +88,24 @@ def good(column: str, value: int) -> bool:
     return value >= MIN_SCORE if column.startswith("score_") else value == 1
 
 
+TEXT_VERSION = 2
+"""Of `judged_text`; raise it when that changes."""
+
+
+def prompt_version() -> str:
+    """A digest of all that a judge is told beside the sample: verdicts given under another are not comparable."""
+    told = "".join([f"{TEXT_VERSION}", *(question.instructions for question in QUESTIONS.values())])
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+SPEAKERS = {"user": "Question", "assistant": "Answer"}
+"""Whose turns are judged, and how they are introduced; a system's message is wording."""
+
+
 def judged_text(conversation: Conversation) -> str:
-    """What is judged beside the image: a caption, or the question and its answer."""
-    asked = "\n".join(message.text for message in conversation.prompt if message.role == "user").strip()
-    answer = last_answer(conversation)
-    return f"Question: {asked}\nAnswer: {answer}" if asked else answer
+    """What is judged beside the image: a caption, or every question and answer in their order."""
+    turns = [message for message in conversation.messages if message.role in SPEAKERS]
+    if not any(message.role == "user" and message.text.strip() for message in turns):
+        return "\n".join(message.text for message in turns if message.role == "assistant")
+    # a turn that only shows an image says nothing
+    return "\n".join(f"{SPEAKERS[turn.role]}: {turn.text.strip()}" for turn in turns if turn.text.strip())

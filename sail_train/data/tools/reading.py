@@ -31,7 +31,6 @@ def all_text(conversation: Conversation) -> str:
     return "\n".join(message.text for message in conversation.messages)
 
 
-def last_answer(conversation: Conversation) -> str:
-    """The last assistant turn; empty if there is none."""
-    last = conversation.messages[-1]
-    return last.text if last.role == "assistant" else ""
+def answers(conversation: Conversation) -> list[str]:
+    """What the assistant says, turn by turn; none where it says nothing yet."""
+    return [message.text for message in conversation.messages if message.role == "assistant"]

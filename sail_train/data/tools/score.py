@@ -1,16 +1,17 @@
 """`sail-train data score`: a judge says how rich and how well aligned each sample is; the index remembers.
 
-shards -> the cases not yet judged -> verdicts, batch by batch into a partial file -> columns of the index. A shard
-whose columns are complete is skipped; one that was begun goes on where its partial file ends. Failures are counted by
-reason and stay null; `--retry` asks for those again. A sample without an image is not judged.
+shards -> the cases not yet judged -> verdicts, batch by batch into a partial file -> columns of the index, which say
+which judge gave them. A shard whose columns are complete is skipped; one that was begun goes on where its partial file
+ends. Failures are counted by reason and stay null; `--retry` asks for those again. What another judge said, or one that
+was told other words, is not added to: `--redo` replaces it. A sample without an image is not judged.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from sail_train.config import choice
-from sail_train.data.index import add_columns, ensure_index
+from sail_train.data.index import add_columns, column_origin, ensure_index
 from sail_train.data.tools import jobs
-from sail_train.data.tools.judgements import QUESTIONS, good
+from sail_train.data.tools.judgements import QUESTIONS, good, prompt_version
 from sail_train.data.tools.reading import conversations
-from sail_train.data.tools.score_judges import Case, JudgeOptions, open_judge
+from sail_train.data.tools.score_judges import Case, JudgeOptions, Verdict, open_judge
 from sail_train.types import BadSample
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 20
 """Cases asked before a share of failures says anything."""
@@ -47,6 +50,11 @@ class ScoreOptions:
     redo: bool = False
     """Ask for everything again, whatever was known."""
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the columns say they were made by."""
+        return {"judge": self.judge.name, "prompts": prompt_version()}
+
     def __post_init__(self) -> None:
         for column in self.columns:
             choice("--columns", column, QUESTIONS)
@@ -61,12 +69,7 @@ class Partial:
 
     def __init__(self, shard: str, options: ScoreOptions) -> None:
         self.path = Path(f"{shard.removesuffix('.tar')}.score.partial.jsonl")
-        words = "".join(question.instructions for question in QUESTIONS.values())
-        self._head = {
-            "shard_bytes": os.path.getsize(shard),
-            "judge": options.judge.name,
-            "prompts": hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
-        }
+        self._head = {"shard_bytes": os.path.getsize(shard), **options.origin}
 
     def read(self) -> dict[tuple[int, str], int]:
         """What was judged before, by the same judge in the same words; else nothing, and the file starts anew."""
@@ -92,11 +95,15 @@ def score_shard(shard: str, options: ScoreOptions) -> Mapping[str, Any]:
     """Judges what is not judged and writes the columns: the work of one shard.
 
     Raises:
-        ValueError: too many verdicts failed, or the budget is used up; the partial file keeps what there is.
+        ValueError: another judge's verdicts are there; too many verdicts failed, or the budget is used up: then the
+            partial file keeps what there is.
     """
     table, partial = ensure_index(shard), Partial(shard, options)
-    known = {} if options.redo else _known(table, options.columns)
-    complete = set(options.columns) <= set(table.column_names)
+    mine = (
+        options.columns if options.redo else tuple(name for name in options.columns if _is_mine(table, name, options))
+    )
+    known = {} if options.redo else _known(table, mine)
+    complete = set(mine) == set(options.columns) <= set(table.column_names)
     if complete and not options.redo and not options.retry and not partial.path.exists():
         return {jobs.SKIPPED: 1}
     known |= partial.read()
@@ -106,6 +113,7 @@ def score_shard(shard: str, options: ScoreOptions) -> Mapping[str, Any]:
         verdicts = open_judge(options.judge).judge(batch)
         asked += len(batch)
         failures.update(verdict.failure for verdict in verdicts if verdict.value is None)
+        _tell(shard, batch, verdicts)
         pairs = zip(batch, verdicts, strict=True)
         judged = {(case.place, case.column): verdict.value for case, verdict in pairs if verdict.value is not None}
         partial.append(judged)
@@ -118,6 +126,37 @@ def score_shard(shard: str, options: ScoreOptions) -> Mapping[str, Any]:
     _finish(shard, known, options, len(table))
     partial.path.unlink()
     return _counts(known, options, asked, failures, skipped, len(table))
+
+
+_told: set[str] = set()
+"""Failures of which this process showed one."""
+
+
+def _tell(shard: str, cases: list[Case], verdicts: list[Verdict]) -> None:
+    """Logs the first failure of each kind in full: counts alone do not say what to mend."""
+    for case, verdict in zip(cases, verdicts, strict=True):
+        if verdict.value is None and verdict.failure not in _told:
+            _told.add(verdict.failure)
+            key = case.conversation.key
+            log.warning("%s, %s of %r: %s: %s", shard, case.column, key, verdict.failure, verdict.detail or "no detail")
+
+
+def _is_mine(table: Any, column: str, options: ScoreOptions) -> bool:
+    """Whether the verdicts of a column, if there are any, are of this judge; False where it holds none.
+
+    Raises:
+        ValueError: they are another's.
+    """
+    if column not in table.column_names or table.column(column).null_count == len(table):
+        return column_origin(table, column) == json.dumps(options.origin)
+    origin = json.loads(column_origin(table, column) or '{"judge": "somebody who did not sign", "prompts": ""}')
+    if origin != options.origin:
+        same = origin["judge"] == options.judge.name
+        raise ValueError(
+            f"{column} was judged by {origin['judge']!r}{', told other words than today' if same else ''}, and this is "
+            f"{options.judge.name!r}; scores of two do not mix: --redo judges everything again"
+        )
+    return True
 
 
 _asked_here = 0
@@ -170,6 +209,7 @@ def _finish(shard: str, known: Mapping[tuple[int, str], int], options: ScoreOpti
             column: pyarrow.array([known.get((place, column)) for place in range(rows)], pyarrow.int8())
             for column in options.columns
         },
+        origin=json.dumps(options.origin),
     )
 
 
@@ -201,6 +241,7 @@ def run(argv: list[str]) -> int:
     judge = JudgeOptions(
         endpoint=args.endpoint, model=args.model, api_key_env=args.api_key_env, timeout=args.timeout,
         max_retries=args.max_retries, concurrency=args.concurrency, batch=args.batch, dtype=args.dtype,
+        extra_body=args.extra_body,
     )  # fmt: skip
     options = ScoreOptions(
         judge=judge, columns=tuple(args.columns.split(",")), sample_format=args.format,
@@ -224,6 +265,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="", help="run or model folder; with --endpoint the model's name there")
     parser.add_argument("--endpoint", default="", help="OpenAI-compatible base address, ending in /v1")
     parser.add_argument("--api-key-env", default="", help="name of the environment variable with the endpoint's key")
+    extra = """fields for a request, as '{"chat_template_kwargs": {"enable_thinking": false}}'; null takes one away"""
+    parser.add_argument("--extra-body", default="", metavar="JSON", help=extra)
     parser.add_argument("--columns", default=",".join(QUESTIONS), help=f"default: {','.join(QUESTIONS)}")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds a request may take (default 60)")
     parser.add_argument("--max-retries", type=int, default=3, help="further tries of a failed request (default 3)")
@@ -233,6 +276,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-fail-rate", type=float, default=0.1, help="share of failures that ends a shard (0.1)")
     parser.add_argument("--max-requests", type=int, default=0, help="cases that each process may ask; 0: no limit")
     parser.add_argument("--retry", action="store_true", help="ask again for verdicts that failed")
-    parser.add_argument("--redo", action="store_true", help="ask for all verdicts again")
+    parser.add_argument("--redo", action="store_true", help="ask for all verdicts again, another judge's too")
     parser.add_argument("--format", default="messages", help="how samples are read: messages (default) or caption")
     return parser

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,15 @@ from sail_train.data.tools.judgements import QUESTIONS, judged_text
 from sail_train.data.writer import image_extension
 from sail_train.processor.images import open_image
 from sail_train.rewards.config import JudgeConfig
-from sail_train.rewards.judge import Judge, shorten
+from sail_train.rewards.judge import Judge, is_address, shorten
 from sail_train.rewards.judge_protocol import wrap
 from sail_train.types import BadSample, Conversation, Message, Part, Prompt, Sampling, Score
 
 MIME = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 REPLY_TOKENS = 8
-"""Enough for a number or a word, and for nothing else."""
+"""Enough for an empty thought and a number or a word, and for nothing else."""
+OWN_FIELDS = ("model", "messages")
+"""Of a request, that `extra_body` may not touch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class JudgeOptions:
     """Longest text judged; the middle of a longer one is left out."""
     dtype: str = "float32"
     """Of a model of ours: "float32" or "bfloat16"."""
+    extra_body: str = ""
+    """Fields for the requests to an endpoint, as a JSON object; a null takes a field of ours away."""
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -57,10 +62,30 @@ class JudgeOptions:
             )
         if self.batch < 1:
             raise ValueError(f"--batch {self.batch} must be at least 1")
+        if self.endpoint and not is_address(self.endpoint):
+            raise ValueError(f"--endpoint {self.endpoint!r} should be http://HOST/v1 or https://HOST/v1")
+        if self.extra_body and not self.endpoint:
+            raise ValueError("--extra-body is for an --endpoint: a model of ours is asked in this process")
+        taken = [name for name in OWN_FIELDS if name in self.extra_fields()]
+        if taken:
+            raise ValueError(
+                f"--extra-body: {taken[0]!r} is what the tool says; {', '.join(OWN_FIELDS)} stay as they are"
+            )
 
     @property
     def name(self) -> str:
-        return f"{self.endpoint}#{self.model}" if self.endpoint else str(Path(self.model).resolve())
+        """Without the endpoint's address, which may change between two runs and need not travel with the data."""
+        return self.model if self.endpoint else str(Path(self.model).resolve())
+
+    def extra_fields(self) -> dict[str, Any]:
+        """ValueError unless `extra_body` is empty or one JSON object."""
+        try:
+            fields = json.loads(self.extra_body or "{}")
+        except ValueError as error:
+            raise ValueError(f"--extra-body {self.extra_body!r} is no JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"--extra-body {self.extra_body!r} should be a JSON object, as in '{{\"top_k\": 1}}'")
+        return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +105,9 @@ class Verdict:
     value: int | None
     """None: there is none."""
     failure: str = ""
-    """Why there is none."""
+    """Why there is none: short and countable."""
+    detail: str = ""
+    """What exactly was said."""
 
 
 class SampleJudge(Protocol):
@@ -118,7 +145,8 @@ class EndpointJudge:
             return Verdict(value=None, failure=_reason(error))
         outcome = self._client.ask(body, QUESTIONS[case.column].read)
         if isinstance(outcome, Score):
-            return Verdict(value=None, failure=f"{outcome.status}: {outcome.detail.split(': ')[1]}")
+            _, kind, *detail = outcome.detail.split(": ", 2)
+            return Verdict(value=None, failure=f"{outcome.status}: {kind}", detail="".join(detail))
         return Verdict(value=outcome)
 
 
@@ -129,7 +157,7 @@ def request_body(case: Case, options: JudgeOptions) -> dict[str, Any]:
         open_image(image)  # an endpoint would call it its own error, and be asked again
         url = f"data:{MIME[image_extension(image)]};base64,{base64.b64encode(image).decode()}"
         images.append({"type": "image_url", "image_url": {"url": url}})
-    return {
+    body = {
         "model": options.model,
         "temperature": 0,
         "max_tokens": REPLY_TOKENS,
@@ -138,6 +166,7 @@ def request_body(case: Case, options: JudgeOptions) -> dict[str, Any]:
             {"role": "user", "content": [*images, {"type": "text", "text": _wrapped(case, options.max_chars)}]},
         ],
     }
+    return {name: value for name, value in (body | options.extra_fields()).items() if value is not None}
 
 
 class ModelJudge:
@@ -199,8 +228,8 @@ def _wrapped(case: Case, max_chars: int) -> str:
 def _read(column: str, reply: str) -> Verdict:
     try:
         return Verdict(value=QUESTIONS[column].read(reply))
-    except ValueError:
-        return Verdict(value=None, failure="unreadable reply")
+    except ValueError as error:
+        return Verdict(value=None, failure="unreadable reply", detail=str(error))
 
 
 def _reason(error: Exception) -> str:

@@ -163,3 +163,15 @@ def test_wrong_arguments_say_what_to_do(shards: list[str], argv: list[str], mess
     ]
     with pytest.raises(ValueError, match=message):
         run(named)
+
+
+def test_every_answer_of_a_conversation_is_weighed(tmp_path: Path, make: SimpleNamespace) -> None:
+    def talk(*said: str) -> bytes:
+        turns = [[{"role": "user", "content": "what"}, {"role": "assistant", "content": text}] for text in said]
+        return json.dumps({"messages": sum(turns, [])}).encode()
+
+    files = [(f"k{n}.json", talk("there is one red cat", "yes it is")) for n in range(9)]
+    files.append(("rare.json", talk("quantum foam all over", "yes it is")))
+    shard = str(make.tar(tmp_path / "a.tar", files))
+    assert run(["ngrams", shard, "--json"]) == 0
+    assert weights(shard)[-1] > 2 * weights(shard)[0], "its last answer is everybody's"

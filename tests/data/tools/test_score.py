@@ -16,28 +16,48 @@ import pytest
 from sail_train.cli import main
 from sail_train.data.index import ensure_index
 from sail_train.data.tools import score, score_judges
-from sail_train.data.tools.judgements import QUESTIONS, read_score, read_yes
+from sail_train.data.tools.judgements import QUESTIONS, judged_text, read_score, read_yes
 from sail_train.data.tools.score import run
+from sail_train.types import Conversation, Message, Part
 
 Reply = Callable[[dict[str, Any]], tuple[int, str]]
 
 
-@pytest.mark.parametrize(("reply", "value"), [("4", 4), (" 5.\n", 5), ("Score: 1", 1)])
+@pytest.mark.parametrize(("reply", "value"), [("4", 4), (" 5.\n", 5), ("Score: 1", 1), ("<think>\n\n</think>\n\n4", 4)])
 def test_a_score_is_read(reply: str, value: int) -> None:
     assert read_score(reply) == value
 
 
-@pytest.mark.parametrize("reply", ["", "0", "6", "4/5", "4 because", "four", "45", "-3", "3.5", None])
+@pytest.mark.parametrize(
+    "reply", ["", "0", "6", "4/5", "4 because", "four", "45", "-3", "3.5", None, "<think>5</think>4", "<think>4"]
+)
 def test_what_is_no_score_is_none(reply: Any) -> None:
     with pytest.raises(ValueError, match="no score from 1 to 5"):
         read_score(reply)
 
 
 def test_yes_and_no_are_read_and_nothing_else() -> None:
-    assert [read_yes(reply) for reply in ("Yes", "no.", " YES ")] == [1, 0, 1]
+    assert [read_yes(reply) for reply in ("Yes", "no.", " YES ", "<think> </think> no")] == [1, 0, 1, 0]
     for reply in ("", "Yes, it is", "maybe", "1", None):
         with pytest.raises(ValueError, match="neither yes nor no"):
             read_yes(reply)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("turns", "text"),
+    [
+        (
+            [("system", "Be short."), ("user", "How many?"), ("assistant", "1"), ("user", "Colour?"), ("assistant", "red")],
+            "Question: How many?\nAnswer: 1\nQuestion: Colour?\nAnswer: red",
+        ),
+        ([("user", ""), ("assistant", "a red cat")], "a red cat"),
+        ([("user", "What?"), ("user", ""), ("assistant", "a"), ("user", "Why?")],
+         "Question: What?\nAnswer: a\nQuestion: Why?"),
+    ],
+)  # fmt: skip
+def test_a_judge_reads_the_dialogue_turn_by_turn(turns: list[tuple[str, str]], text: str) -> None:
+    messages = tuple(Message(role=role, content=(Part(type="text", text=said),)) for role, said in turns)
+    assert judged_text(Conversation(key="k", source="s", messages=messages)) == text
 
 
 class Server:
@@ -89,6 +109,7 @@ def fair(body: dict[str, Any]) -> tuple[int, str]:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(score, "_asked_here", 0)
+    monkeypatch.setattr(score, "_told", set())
     monkeypatch.setattr("sail_train.rewards.judge.time.sleep", lambda seconds: None)
     score_judges.open_judge.cache_clear()
     made = Server(fair)
@@ -148,7 +169,7 @@ def test_a_failed_verdict_is_counted_and_no_score_and_asked_again_only_on_reques
     assert run([*argv, "--max-fail-rate", "0.5"]) == 0
     counts = counts_of(capsys)
     assert counts["failed"] == 3 and counts["failed by"] == {
-        "error: ValueError": 1, "error: HTTP 500": 1, "error: HTTP 400": 1
+        "error: unreadable reply": 1, "error: HTTP 500": 1, "error: HTTP 400": 1
     }  # fmt: skip
     assert ensure_index(shard).column("score_vir").to_pylist() == [None, None, None, 4, 5, None, None]
     assert len(server.requests) == 7  # one retry for the unreadable and the 500, none for the 400
@@ -188,6 +209,61 @@ def test_another_judge_does_not_go_on_with_the_verdicts_of_the_first(
     assert "--max-requests 8 is used up" in capsys.readouterr().out and len(server.requests) == 8
     score._asked_here = 0
     assert run([*argv[:-2], "20", "--json", "--model", "second"]) == 0 and counts_of(capsys)["asked"] == 20
+
+
+def test_verdicts_of_two_judges_do_not_mix(
+    shard: str, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = [shard, "--endpoint", server.url, "--columns", "score_vir", "--max-retries", "0", "--json"]
+    server.reply = lambda body: (200, "no idea")
+    assert run([*argv, "--model", "j", "--max-fail-rate", "1"]) == 0 and counts_of(capsys)["failed"] == 5
+    assert run([*argv, "--model", "j"]) == 0 and counts_of(capsys) == {"shards skipped": 1}
+    # where all failed there is nothing to mix with
+    server.reply = lambda body: fair(body) if text_of(body).count("red") > 1 else (200, "?")
+    assert run([*argv, "--model", "k"]) == 0 and counts_of(capsys)["asked"] == 5
+    asked = len(server.requests)
+    for more in ([], ["--retry"]):
+        assert run([*argv, "--model", "l", *more]) == 1
+        assert "score_vir was judged by 'k', and this is 'l'" in json.loads(capsys.readouterr().out)["failed"][shard]
+    assert len(server.requests) == asked and run([*argv, "--model", "k", "--retry"]) == 0
+    assert counts_of(capsys)["asked"] == 1, "its own gap is filled by the same judge"
+    # the judge goes along into shards that are filtered out of these
+    good = str(Path(shard).parent / "good")
+    assert main(["data", "filter", shard, "--where", "score_vir >= 2", "--out", good, "--json"]) == 0
+    assert run([f"{good}/a.tar", *argv[1:], "--model", "l"]) == 1
+    assert "judged by 'k'" in capsys.readouterr().out
+    monkeypatch.setattr("sail_train.data.tools.judgements.TEXT_VERSION", 99)
+    assert run([*argv, "--model", "k"]) == 1 and "told other words than today" in capsys.readouterr().out
+    server.reply = fair
+    assert run([*argv, "--model", "l", "--redo"]) == 0 and counts_of(capsys)["asked"] == 5
+    assert run([*argv, "--model", "l"]) == 0 and counts_of(capsys) == {"shards skipped": 1}
+
+
+def test_one_failure_of_each_kind_is_shown_in_the_servers_words_without_the_key(
+    shard: str, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+
+    def moody(body: dict[str, Any]) -> tuple[int, str]:
+        words = text_of(body).count("red")
+        return (401, "no such key: sk-very-secret\x1b[2J") if words == 1 else (200, "<think>\nLet me " + "x" * 999)
+
+    server.reply = moody
+    argv = [shard, "--endpoint", server.url, "--model", "m", "--columns", "score_vir", "--max-retries", "0"]
+    assert run([*argv, "--api-key-env", "JUDGE_KEY", "--max-fail-rate", "1"]) == 0
+    told = [record.getMessage() for record in caplog.records if record.name == score.__name__]
+    assert len(told) == 2 and all(len(each) < 500 and "secret" not in each and "\x1b" not in each for each in told)
+    assert any("'k1': error: HTTP 401: " in each and "no such key: ***" in each for each in told)
+    assert any("error: unreadable reply: reply '<think>\\nLet me " in each for each in told)
+
+
+def test_fields_of_ones_own_go_into_the_request(shard: str, server: Server) -> None:
+    argv = [shard, "--endpoint", server.url, "--model", "m", "--columns", "score_vir"]
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "max_tokens": None, "max_completion_tokens": 9}
+    assert run([*argv, "--extra-body", json.dumps(extra)]) == 0
+    request = server.requests[0]
+    assert request["chat_template_kwargs"] == {"enable_thinking": False} and request["max_completion_tokens"] == 9
+    assert "max_tokens" not in request and request["temperature"] == 0 and request["model"] == "m"
 
 
 def test_text_of_a_sample_cannot_leave_its_place(
@@ -264,6 +340,14 @@ def test_a_model_of_ours_judges_and_what_it_says_out_of_form_fails(
         (["--model", "m", "--max-fail-rate", "2"], "--max-fail-rate 2"),
         (["--model", "m", "--max-requests", "-1"], "--max-requests -1"),
         (["--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--api-key-env", "NOT_SET_ANYWHERE"], "not set"),
+        (["--model", "m", "--endpoint", "127.0.0.1:9/v1"], "--endpoint '127.0.0.1:9/v1' should be http://HOST/v1"),
+        (["--model", "m", "--endpoint", "http://x/v1", "--extra-body", "{"], "--extra-body '{' is no JSON"),
+        (["--model", "m", "--endpoint", "http://x/v1", "--extra-body", "[1]"], "should be a JSON object"),
+        (
+            ["--model", "m", "--endpoint", "http://x/v1", "--extra-body", '{"model": "n"}'],
+            "'model' is what the tool says",
+        ),
+        (["--model", "m", "--extra-body", "{}"], "--extra-body is for an --endpoint"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(shard: str, argv: list[str], message: str) -> None:
