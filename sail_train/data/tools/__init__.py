@@ -6,6 +6,7 @@ LAYOUTS: dict[str, str] = {
     "llava": "sail_train.data.tools.llava",
     "sharegpt": "sail_train.data.tools.sharegpt",
     "pairs": "sail_train.data.tools.pairs",
+    "alpaca": "sail_train.data.tools.alpaca",
     "problem": "sail_train.data.tools.problem",
 }
 """Module whose `matches(record)` and `read(record) -> Imported` know a foreign record, by the layout's name; in the

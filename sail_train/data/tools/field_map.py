@@ -31,10 +31,16 @@ NAMES = (
 """Our names of fields."""
 OPTIONAL = ("images", "videos", "system", "id", "mode", "solution")
 """Fields that a record may do without."""
-RESERVED = ("id", "license", "origin", "source", "preference")
+RESERVED = ("id", "license", "origin", "source", "preference", "converted")
 """Keys of a sample's meta that the import itself writes."""
-MARKS = {"refuse": "bad sample", "prepend": "all ahead of the first question"}
+MARKS = {
+    "auto": "prepend where the layout has no marks of its own, else refuse",
+    "refuse": "bad sample",
+    "prepend": "all ahead of the first question",
+}
 """What becomes of a record with images and no mark of where they stand."""
+UNMARKED = ("preference", "problem")
+"""Layouts whose records seldom mark an image: a question has its picture, and that is all."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +75,7 @@ class FieldMap:
     """Key in the sample's meta -> their field."""
     verifier: str = ""
     """Verifier of all answers (`sail_train.rewards.VERIFIERS`), where a record names none."""
-    marks: str = "refuse"
+    marks: str = "auto"
     """A name in `MARKS`."""
     thought: Sections | None = None
     """Tags of assistant turns that become `<think>`; null leaves the turns as they are."""
@@ -87,6 +93,10 @@ class FieldMap:
             choice("fields", name, dict.fromkeys(NAMES))
         if taken := [name for name in self.meta if name in RESERVED]:
             raise ValueError(f"meta: {', '.join(taken)} is written by the import itself; choose another key")
+
+    def prepends(self, layout: str) -> bool:
+        """Whether a record of this layout that marks nothing shows its images first."""
+        return self.marks == "prepend" or (self.marks == "auto" and layout in UNMARKED)
 
     def apply(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The record under our names; BadSample "missing_field"."""

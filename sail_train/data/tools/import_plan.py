@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sail_train.data.tools.field_map import FieldMap
-from sail_train.data.tools.import_span import SpanJob
+from sail_train.data.tools.import_job import SpanJob
 from sail_train.data.tools.records import HUB, Span, inputs, spans
 
+HELD = "valid"
+"""Folder below the output for the records that are held out: no glob of the output's own shards matches it."""
 JOURNAL = ".import"
 """Folder beside the shards, with an entry for each shard that is done."""
+MOST_HELD = 0.5
+"""The held ones of a shard wait in memory while the others are written."""
 
 
 @dataclass(kw_only=True)
@@ -29,8 +33,13 @@ class ImportOptions:
     """First part of the shards' names; also the name under which samples remember their source."""
     map: FieldMap = field(default_factory=FieldMap)
     """Which field is what."""
-    images: Path | None = None
-    """Folder that paths of images are relative to, and must stay inside; None: the input's folder."""
+    images: tuple[Path, ...] = ()
+    """Folders in which images are looked for, in this order, and which neither paths nor links may leave; none: the
+    input's folder."""
+    convert: bool = False
+    """Whether the first frame of a GIF, BMP, TIFF or animated picture becomes a PNG (default: it is refused)."""
+    hold_out: float = 0.0
+    """Share of the records that goes into shards of its own, in the folder `HELD` below the output."""
     samples_per_shard: int = 1000
     """Records read for one shard."""
     limit: int = 0
@@ -41,10 +50,14 @@ class ImportOptions:
     """Only every N-th shard from the I-th on, as (I, N)."""
     overwrite: bool = False
     """Begin anew: remove the shards and the journal of the same prefix."""
+    retry_refused: bool = False
+    """Make those shards again from which a record was left out for its image or video."""
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard={self.samples_per_shard} must be at least 1")
+        if not 0 <= self.hold_out <= MOST_HELD:
+            raise ValueError(f"--hold-out {self.hold_out} must be a share of the records, at most {MOST_HELD}")
         if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
             raise ValueError(f"prefix={self.prefix!r} must be the first part of a file's name")
 
@@ -52,7 +65,7 @@ class ImportOptions:
 def plan(options: ImportOptions) -> list[SpanJob]:
     """One job for each shard, in the order of the inputs; ValueError if an input is no list of records."""
     found = inputs(str(options.input), apart_from=options.output)
-    root = _root(options)
+    folders = [str(folder) for folder in _folders(options)]
     jobs: list[SpanJob] = []
     for number, span, place in _limited(found, options):
         name = f"{number:05d}-" if len(found) > 1 else ""
@@ -64,9 +77,12 @@ def plan(options: ImportOptions) -> list[SpanJob]:
                 entry=str(options.output / JOURNAL / f"{stem}.json"),
                 key=name,
                 source=options.prefix,
-                images=str(root),
+                images=folders,
                 inside=_inside(options.map.roots, span.path),
                 map=options.map,
+                convert=options.convert,
+                hold_out=options.hold_out,
+                held=str(options.output / HELD / f"{stem}.tar") if options.hold_out else "",
             )
         )
     return jobs
@@ -83,13 +99,12 @@ def _limited(found: list[str], options: ImportOptions) -> Iterator[tuple[int, Sp
             left -= span.count
 
 
-def _root(options: ImportOptions) -> Path:
-    if options.images is not None:
-        if not options.images.is_dir():
-            raise ValueError(f"--images {options.images} is not a folder")
-        return options.images.resolve()
+def _folders(options: ImportOptions) -> list[Path]:
+    for folder in options.images:
+        if not folder.is_dir():
+            raise ValueError(f"--images {folder} is not a folder")
     source = Path(str(options.input).removeprefix(HUB))
-    return (source if source.is_dir() else source.parent).resolve()
+    return [folder.resolve() for folder in options.images or (source if source.is_dir() else source.parent,)]
 
 
 def _inside(roots: str, path: str) -> str:

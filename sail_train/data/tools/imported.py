@@ -36,10 +36,12 @@ def role(name: Any) -> str:
     return ROLES[name]
 
 
-def said(record: Mapping[str, Any], name: str, *, where: str = "record") -> str:
-    """A text that has to be there."""
+def said(record: Mapping[str, Any], name: str, *, where: str = "record", blank: str = "bad_messages") -> str:
+    """A text that has to be there; `blank` is the reason for one that says nothing."""
     value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if isinstance(value, str) and not value.strip():
+        raise BadSample(blank, f"{name!r} of the {where} is blank")
+    if not isinstance(value, str):
         raise BadSample("bad_messages", f"{name!r} of the {where} is {value!r:.60}, not a text")
     return text(value)
 
@@ -96,7 +98,8 @@ def placed(imported: Imported, *, prepend: bool) -> Imported:
         return _prepended(imported, given)
     for kind, count in given.items():
         if found[kind] != count:
-            raise BadSample(f"{kind}_count", f"{found[kind]} {kind} placeholders for {count} {kind}s")
+            remedy = "; --marks prepend shows them first" if not prepend and not any(found.values()) else ""
+            raise BadSample(f"{kind}_count", f"{found[kind]} {kind} placeholders for {count} {kind}s{remedy}")
     return imported
 
 

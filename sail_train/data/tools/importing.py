@@ -10,8 +10,6 @@ import argparse
 import dataclasses
 import json
 import os
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +18,15 @@ from rich.console import Console
 from sail_train.config import to_dataclass, to_mapping
 from sail_train.data.index import index_path
 from sail_train.data.tools import LAYOUTS
-from sail_train.data.tools.field_map import FieldMap, load_map, shipped
-from sail_train.data.tools.import_plan import JOURNAL, ImportOptions, plan
-from sail_train.data.tools.import_span import SpanJob, SpanReport, done, import_span
+from sail_train.data.tools.field_map import MARKS, UNMARKED, FieldMap, load_map, shipped
+from sail_train.data.tools.import_job import SpanJob, SpanReport, done
+from sail_train.data.tools.import_plan import HELD, JOURNAL, ImportOptions, plan
+from sail_train.data.tools.import_span import import_span
+from sail_train.data.tools.import_told import ImportReport, plain, show
 from sail_train.data.tools.jobs import SKIPPED, Summary, add_arguments, over_shards, parse_part
+from sail_train.data.tools.media import of_a_file
 
 DESCRIPTION = "dataset.json"
-
-
-@dataclass(kw_only=True)
-class ImportReport:
-    """What became of the records, over all runs of the import."""
-
-    read: int = 0
-    written: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    """Records by reason."""
-    images: int = 0
-    videos: int = 0
-    bytes: int = 0
-    shards: list[Path] = field(default_factory=list)
-    refused_file: Path | None = None
-    """Every refused record with its reason; None where there is none."""
-    complete: bool = False
-    """Whether every span is done; not so yet after one part of several."""
-    skipped: int = 0
-    """Shards that were there already."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Why, by shard: an input that changed, or could not be read."""
 
 
 def import_records(options: ImportOptions) -> ImportReport:
@@ -56,21 +35,44 @@ def import_records(options: ImportOptions) -> ImportReport:
     Raises:
         ValueError: input that is no list of records, or shards that are there from another import.
     """
+    _check_place(options.output)
     jobs = plan(options)
     if options.overwrite:
         _clear(options)
     _check_there(options, jobs)
-    (options.output / JOURNAL).mkdir(parents=True, exist_ok=True)
+    for folder in (options.output / JOURNAL, *([options.output / HELD] if options.hold_out else [])):
+        folder.mkdir(parents=True, exist_ok=True)
+    if options.retry_refused:
+        _forget(jobs[options.part[0] :: options.part[1]])
     lines = {job.dump(): job.shard for job in jobs}
     summary = over_shards(list(lines), import_span, jobs=options.jobs, part=options.part, title="importing")
     return _report(options, jobs, {lines[line]: reason for line, reason in summary.failed.items()}, summary)
 
 
+def _check_place(output: Path) -> None:
+    """ValueError if the folder cannot be made, before the input is read for it."""
+    above = next(place for place in (output.absolute(), *output.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir():
+        raise ValueError(f"OUT {output}: {above} is not a folder; choose another one")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"OUT {output}: nothing can be written in {above}; choose another folder")
+
+
+def _forget(jobs: list[SpanJob]) -> None:
+    """The entries of shards from which a record was left out for its files: those are made again."""
+    for job in jobs:
+        entry = _entry(job)
+        if entry is not None and any(of_a_file(line["reason"]) for line in entry.refused):
+            Path(job.entry).unlink()
+
+
 def _clear(options: ImportOptions) -> None:
     """Removes what the journal says was imported here, and what has the prefix of this import."""
     journal = options.output / JOURNAL
-    imported = [options.output / f"{entry.stem}.tar" for entry in journal.glob("*.json")]
-    for path in (*options.output.glob(f"{options.prefix}-[0-9]*.tar"), *imported):
+    folders = (options.output, options.output / HELD)
+    imported = [folder / f"{entry.stem}.tar" for entry in journal.glob("*.json") for folder in folders]
+    named = [path for folder in folders for path in folder.glob(f"{options.prefix}-[0-9]*.tar")]
+    for path in (*named, *imported):
         path.unlink(missing_ok=True)
         Path(index_path(str(path))).unlink(missing_ok=True)
     for path in (*journal.glob("*.json"), options.output / DESCRIPTION):
@@ -79,9 +81,10 @@ def _clear(options: ImportOptions) -> None:
 
 def _check_there(options: ImportOptions, jobs: list[SpanJob]) -> None:
     """Refused before anything is written: what another import left would be mixed in by a glob."""
-    planned = {job.shard for job in jobs}
+    planned = {shard for job in jobs for shard in (job.shard, job.held)}
     begun = (options.output / JOURNAL).is_dir()
-    for path in sorted(options.output.glob("*.tar")):
+    held = options.output / HELD
+    for path in (*sorted(options.output.glob("*.tar")), *sorted(held.glob("*.tar") if options.hold_out else [])):
         if not begun or str(path) not in planned:
             raise ValueError(
                 f"{path} is there already, from another import; choose another folder, or give --overwrite"
@@ -98,10 +101,13 @@ def _report(options: ImportOptions, jobs: list[SpanJob], failed: dict[str, str],
     for job, entry in entries:
         if entry is None:
             continue
-        for name in ("read", "written", "images", "videos", "bytes"):
+        for name in ("read", "written", "held", "images", "videos", "bytes"):
             setattr(report, name, getattr(report, name) + getattr(entry, name))
         refused += entry.refused
+        report.unused.update(entry.unused)
+        report.converted.update(entry.converted)
         report.shards += [Path(job.shard)] if entry.bytes else []
+        report.held_shards += [Path(job.held)] if entry.held_bytes else []
     report.refused.update(line["reason"] for line in refused)
     report.complete = all(entry is not None for _, entry in entries) and not failed
     report.refused_file = _write_refused(options, refused)
@@ -131,13 +137,16 @@ def _described(options: ImportOptions, report: ImportReport) -> dict[str, Any]:
     """dataset.json: what the folder holds and where it comes from."""
     return {
         "name": options.prefix,
-        "samples": report.written,
+        "samples": report.written - report.held,
+        "held_out": report.held,
         "images": report.images,
         "videos": report.videos,
         "bytes": report.bytes,
         "shards": len(report.shards),
         "read": report.read,
         "refused": dict(report.refused.most_common()),
+        "fields_not_used": dict(report.unused.most_common()),
+        "converted": dict(report.converted.most_common()),
         "complete": report.complete,
         "source": options.map.origin,
         "license": options.map.license,
@@ -157,10 +166,10 @@ def run(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         report = import_records(_options(args))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _parser().error(str(error))
     if args.json:
-        Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(_plain(report)))
+        Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(plain(report)))
     else:
         show(report)
     good = report.written > 0 and report.refused.total() <= args.max_refused * report.read
@@ -183,10 +192,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--license", help="recorded with every sample")
     parser.add_argument("--origin", help="address that the data come from; recorded with every sample")
     parser.add_argument("--prefix", help="first part of the shards' names, and name of the source (default: OUT's)")
-    parser.add_argument("--images", type=Path, help="folder of images and videos (default: the input's)")
+    parser.add_argument("--images", type=Path, action="append", help="folder of images and videos (default: the "
+                        "input's); given again, another one to look in, and for links to lead to")  # fmt: skip
+    parser.add_argument("--marks", help=f"images that no text marks: {', '.join(MARKS)} (default auto: prepend for "
+                        f"{' and '.join(UNMARKED)}, refuse for others)")  # fmt: skip
+    parser.add_argument("--convert", action="store_true", help="make the first frame of a GIF, BMP, TIFF or animated "
+                        "picture a PNG (default: it is refused)")  # fmt: skip
+    parser.add_argument("--hold-out", type=float, default=0.0, metavar="SHARE", help="share of the records that goes "
+                        f"to OUT/{HELD}, those of one image together (default 0)")  # fmt: skip
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     parser.add_argument("--limit", type=int, default=0, help="records to read; 0 (default) reads all")
     parser.add_argument("--overwrite", action="store_true", help="begin anew: remove shards of the same prefix")
+    parser.add_argument("--retry-refused", action="store_true", help="make the shards again from which records were "
+                        "left out for their images or videos")  # fmt: skip
     parser.add_argument("--max-refused", type=float, default=0.05, help="share that still exits with 0 (default 0.05)")
     add_arguments(parser, shards=False)
     return parser
@@ -194,46 +212,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _options(args: argparse.Namespace) -> ImportOptions:
     field_map = load_map(args.map) if args.map else FieldMap()
-    given = {name: getattr(args, name) for name in ("layout", "verifier", "license", "origin")}
+    given = {name: getattr(args, name) for name in ("layout", "marks", "verifier", "license", "origin")}
     return ImportOptions(
         input=args.source,
         output=args.out,
         prefix=args.prefix or args.out.resolve().name,
         map=dataclasses.replace(field_map, **{name: value for name, value in given.items() if value is not None}),
-        images=args.images,
+        images=tuple(args.images or ()),
+        convert=args.convert,
+        hold_out=args.hold_out,
         samples_per_shard=args.samples_per_shard,
         limit=args.limit,
         jobs=args.jobs,
         part=parse_part(args.part),
         overwrite=args.overwrite,
+        retry_refused=args.retry_refused,
     )
-
-
-def _plain(report: ImportReport) -> dict[str, Any]:
-    names = ("read", "written", "refused", "images", "videos", "bytes", "complete", "skipped", "failed")
-    values = {name: getattr(report, name) for name in names}
-    return {**values, "shards": [str(path) for path in report.shards], "refused_file": _name(report.refused_file)}
-
-
-def _name(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def show(report: ImportReport) -> None:
-    """Prints the summary."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    files = f"{report.images} images" + (f", {report.videos} videos" if report.videos else "")
-    console.print(
-        f"read {report.read} records = {report.written} written + {report.refused.total()} refused; "
-        f"{len(report.shards)} shards, {files}"
-    )
-    if report.skipped:
-        console.print(f"{report.skipped} shards were there already")
-    for reason, count in report.refused.most_common():
-        console.print(f"refused {count}: {reason}", style="yellow")
-    if report.refused_file is not None:
-        console.print(f"each refused record and why: {report.refused_file}")
-    for shard, reason in report.failed.items():
-        console.print(f"failed: {shard}: {reason}", style="red")
-    if not report.complete:
-        console.print("not complete: the same command goes on with what is missing", style="yellow")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sail_train.data.tools.answers import check_turn, thought_of
 from sail_train.data.tools.imported import Imported, marks, media_refs, role, split_marks
 from sail_train.types import BadSample, Message
 
@@ -26,7 +27,10 @@ def read(record: Mapping[str, Any]) -> Imported:
     spoken = [_turn(turn) for turn in turns]
     images, videos = media_refs(record, "image"), media_refs(record, "video")
     kinds = marks([value for _, value in spoken], videos, images)
-    messages = tuple(Message(role=name, content=split_marks(value, kinds)) for name, value in spoken)
+    messages = tuple(
+        Message(role=name, content=thought_of(turn, split_marks(value, kinds)))
+        for turn, (name, value) in zip(turns, spoken, strict=True)
+    )
     return Imported(messages=messages, images=images, videos=videos)
 
 
@@ -34,4 +38,6 @@ def _turn(turn: Any) -> tuple[str, str]:
     """(role, text)."""
     if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
         raise BadSample("bad_messages", f"turn {turn!r:.80} has no text under 'value'")
-    return role(turn.get("from")), turn["value"]
+    speaker = role(turn.get("from"))
+    check_turn(turn, speaker)
+    return speaker, turn["value"]

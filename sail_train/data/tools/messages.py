@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sail_train.data.conversation import text
+from sail_train.data.tools.answers import check_calls, check_tools, check_turn, thought_of
 from sail_train.data.tools.imported import Imported, MediaRef, marks, media_refs, role, split_marks
 from sail_train.types import BadSample, Message, Part
 
@@ -51,24 +52,28 @@ def matches(record: Mapping[str, Any]) -> bool:
     return "messages" in record
 
 
-def read(record: Mapping[str, Any]) -> Imported:
-    """Raises BadSample where the record does not make sense."""
-    entries = record.get("messages")
+def read(record: Mapping[str, Any], under: str = "messages") -> Imported:
+    """The messages in the field `under`; raises BadSample where the record does not make sense."""
+    check_tools(record)
+    entries = record.get(under)
     if not isinstance(entries, list) or not entries:
-        raise BadSample("bad_messages", "'messages' must be a list of at least one message")
+        raise BadSample("bad_messages", f"{under!r} must be a list of at least one message")
     media = {kind: _Media(listed=media_refs(record, kind)) for kind in ("image", "video")}
     kinds = _marks(entries, media)
     messages: list[Message] = []
     for entry in entries:
         content = _content(entry, media, kinds)
-        messages.append(Message(role=role(entry.get("role")), content=content))
+        speaker = role(entry.get("role"))
+        check_turn(entry, speaker)
+        messages.append(Message(role=speaker, content=thought_of(entry, content)))
     return Imported(messages=tuple(messages), images=media["image"].all(), videos=media["video"].all())
 
 
 def plain_text(entry: Any) -> str:
-    """The text of one message; BadSample if it is no text alone."""
-    media: dict[str, _Media] = {}
-    content = _content(entry, media, {})
+    """The text of one message, its thought included; BadSample if it is no text alone."""
+    content = _content(entry, {}, {})
+    check_turn(entry, "assistant")
+    content = thought_of(entry, content)
     return "".join(part.text for part in content)
 
 
@@ -94,6 +99,7 @@ def _content(entry: Any, media: Mapping[str, _Media], kinds: Mapping[str, str]) 
                 media[part.type].show(None)
         return parts
     if not isinstance(content, list):
+        check_calls(entry if isinstance(entry, Mapping) else {})
         raise BadSample("bad_messages", f"message {entry!r:.80} has neither text nor parts under 'content'")
     return tuple(_part(part, media) for part in content)
 

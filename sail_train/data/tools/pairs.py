@@ -28,6 +28,7 @@ def read(record: Mapping[str, Any]) -> Imported:
     first = tuple(Part(type="image") for _ in images)
     turns: list[Message] = []
     for pair in pairs:
-        turns += [plain("user", said(pair, "user", where="pair")), plain("assistant", said(pair, "assistant"))]
+        answer = said(pair, "assistant", where="pair", blank="empty_answer")
+        turns += [plain("user", said(pair, "user", where="pair")), plain("assistant", answer)]
     turns[0] = Message(role="user", content=first + turns[0].content)
     return Imported(messages=tuple(turns), images=images)

@@ -8,7 +8,7 @@ Without a solution the sample has a question alone, its answer and the verifier 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sail_train.data.tools.imported import Imported, marks, media_refs, plain, said, split_marks
@@ -26,7 +26,9 @@ def matches(record: Mapping[str, Any]) -> bool:
 def read(record: Mapping[str, Any]) -> Imported:
     """Raises BadSample where the record does not make sense."""
     question, images, videos = asked(record)
-    solution = (plain("assistant", said(record, "solution")),) if record.get("solution") is not None else ()
+    solution: tuple[Message, ...] = ()
+    if record.get("solution") is not None:
+        solution = (plain("assistant", said(record, "solution", blank="empty_answer")),)
     if not solution and not record.get("verifier"):
         raise BadSample("no_verifier", "an answer to grade by needs a verifier: name it with --verifier")
     if not solution and record.get("answer") is None:
@@ -34,9 +36,9 @@ def read(record: Mapping[str, Any]) -> Imported:
     return Imported(messages=(question, *solution), images=images, videos=videos)
 
 
-def asked(record: Mapping[str, Any]) -> tuple[Message, tuple[Any, ...], tuple[Any, ...]]:
-    """The question as a message, its images and its videos."""
-    name = next((name for name in NAMES if record.get(name) is not None), NAMES[0])
+def asked(record: Mapping[str, Any], names: Sequence[str] = NAMES) -> tuple[Message, tuple[Any, ...], tuple[Any, ...]]:
+    """The question as a message, its images and its videos; it is the first of the fields `names` that is there."""
+    name = next((name for name in names if record.get(name) is not None), names[0])
     content = said(record, name)
     images, videos = media_refs(record, "image"), media_refs(record, "video")
     return Message(role="user", content=split_marks(content, marks([content], videos, images))), images, videos

@@ -19,22 +19,47 @@ def spans(path: str, size: int) -> Iterator[Span]:
     offset = 3 if content.startswith(b"\xef\xbb\xbf") else 0
     try:
         text = content[offset:].decode()
-        del content
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not JSON in UTF-8 ({error.reason} at byte {error.start}); {_ENCODED}") from error
+    del content
+    try:
         yield from _spans(path, text, offset, size)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, _NoListError):
-            raise
-        raise ValueError(f"{path} is not JSON ({error}); JSON lines belong in a .jsonl file") from error
+    except (json.JSONDecodeError, _BrokenError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}){_remedy(text)}") from error
 
 
-class _NoListError(ValueError):
-    """JSON, but no list."""
+_ENCODED = "convert it, as in: iconv -f GBK -t UTF-8 OLD.json > NEW.json"
+
+
+class _BrokenError(ValueError):
+    """What stands between two records, or behind the last, is not what JSON has there."""
+
+
+def _remedy(text: str) -> str:
+    """What may have become of a file that does not parse."""
+    whole = text.strip()
+    if not whole:
+        return ": it is empty"
+    first, _, rest = whole.partition("\n")
+    if first.lstrip().startswith("{") and rest.lstrip().startswith("{") and _parses(first):
+        return "; JSON lines belong in a .jsonl file: rename it"
+    if whole[0] == "[" and whole[-1] != "]":
+        return "; its list has no end: was the file cut short?"
+    return ""
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _spans(path: str, text: str, offset: int, size: int) -> Iterator[Span]:
     place = _after_space(text, 0)
     if text[place : place + 1] != "[":
-        raise _NoListError(f"{path} holds {type(json.loads(text)).__name__}, not a list of records")
+        raise ValueError(f"{path} holds {type(json.loads(text)).__name__}, not a list of records")
     begin, first, count, done = place + 1, 0, 0, 0
     for end, last in _ends(text, begin):
         count += 1
@@ -54,11 +79,11 @@ def _ends(text: str, place: int) -> Iterator[tuple[int, bool]]:
         place = _after_space(text, end)
         closed = text[place : place + 1] == "]"
         if not closed and text[place : place + 1] != ",":
-            raise ValueError(f"no comma at character {place}")
+            raise _BrokenError(f"no comma at character {place}")
         yield end, closed
         place = place if closed else _after_space(text, place + 1)
     if _after_space(text, place + 1) != len(text):
-        raise ValueError(f"more after the list, at character {place + 1}")
+        raise _BrokenError(f"more after the list, at character {place + 1}")
 
 
 def _after_space(text: str, place: int) -> int:

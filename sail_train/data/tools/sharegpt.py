@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sail_train.data.tools import llava
+from sail_train.data.tools.answers import check_tools
 from sail_train.data.tools.imported import Imported, plain, said
 from sail_train.types import BadSample
 
@@ -23,8 +24,7 @@ def matches(record: Mapping[str, Any]) -> bool:
 
 def read(record: Mapping[str, Any]) -> Imported:
     """Raises BadSample where the record does not make sense."""
-    if record.get("tools"):
-        raise BadSample("tools", f"{record['tools']!r:.60}: conversations with tools are not read")
+    check_tools(record)
     found = llava.read(record)
     if not record.get("system"):
         return found

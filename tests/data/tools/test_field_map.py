@@ -27,8 +27,9 @@ def turns(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def taken(name: str, source: Path, out: Path, *, images: Path | None = None) -> tuple[ImportReport, list[Conversation]]:
+    folders = () if images is None else (images,)
     report = import_records(
-        ImportOptions(input=source, output=out, prefix=name, map=load_map(name), images=images, samples_per_shard=2)
+        ImportOptions(input=source, output=out, prefix=name, map=load_map(name), images=folders, samples_per_shard=2)
     )
     assert report.read == report.written + report.refused.total() and report.complete
     return report, held_out({name: SourceConfig(shards=[str(path) for path in report.shards])})
@@ -274,7 +275,7 @@ def test_fields_that_are_not_mapped_are_not_read() -> None:
         ("layout: lava", "layout='lava' is none of .*did you mean 'llava'"),
         ("fields: {picture: image}", "fields='picture' is none of"),
         ("verifier: maths", "verifier='maths' is none of .*did you mean 'math'"),
-        ("marks: ignore", "marks='ignore' is none of prepend, refuse"),
+        ("marks: ignore", "marks='ignore' is none of auto, prepend, refuse"),
         ("meta: {license: l}", "license is written by the import itself"),
         ("thought: {think: [], answer: [A]}", "must each name at least one tag"),
         ("feilds: {}", "unknown key; did you mean 'fields'"),

@@ -5,59 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from records_made import chat, import_list, llava, shape
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
 from sail_train.data.tools import import_span
-from sail_train.data.tools.field_map import FieldMap
 from sail_train.data.tools.import_plan import ImportOptions
 from sail_train.data.tools.importing import ImportReport, import_records, run
 from sail_train.data.tools.media import load_image, load_video
 from sail_train.data.writer import write_shard
-from sail_train.types import BadSample, Conversation
-
-
-def import_list(folder: Path, records: list[Any] | bytes, **more: Any) -> tuple[ImportReport, list[Conversation], Any]:
-    """(report, what training then reads, the refused lines)."""
-    path = folder / "records.json"
-    path.write_bytes(records if isinstance(records, bytes) else json.dumps(records).encode())
-    options = {name: more.pop(name) for name in list(more) if name in {each.name for each in fields(ImportOptions)}}
-    report = import_records(
-        ImportOptions(input=path, output=folder / "out", prefix="set", map=FieldMap(**more), **options)
-    )
-    assert report.read == report.written + report.refused.total() and not report.failed
-    found = held_out({"set": SourceConfig(shards=[str(path) for path in report.shards])}) if report.shards else []
-    lines = report.refused_file.read_text().splitlines() if report.refused_file else []
-    return report, found, [json.loads(line) for line in lines]
-
-
-def llava(value: str = "<image>\nWhat is it?", answer: str = "A cat.", **more: Any) -> dict[str, Any]:
-    return {"conversations": [{"from": "human", "value": value}, {"from": "gpt", "value": answer}], **more}
-
-
-def chat(content: Any, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A cat."}], **more}
-
-
-def shape(conversation: Conversation) -> list[tuple[str, list[str]]]:
-    return [
-        (message.role, [part.text if part.type == "text" else "<img>" for part in message.content])
-        for message in conversation.messages
-    ]
-
-
-@pytest.fixture
-def pictures(tmp_path: Path, make: SimpleNamespace) -> Path:
-    (tmp_path / "sub").mkdir()
-    for number, name in enumerate(["a.png", "sub/b.png"]):
-        (tmp_path / name).write_bytes(make.image(number))
-    return tmp_path
+from sail_train.types import BadSample
 
 
 def test_llava_records_become_conversations_with_their_original_images(pictures: Path) -> None:
@@ -184,7 +146,7 @@ def test_an_image_over_the_limit_is_refused_unread(pictures: Path, monkeypatch: 
     url = "data:image/png;base64," + base64.b64encode((pictures / "a.png").read_bytes()).decode()
     for ref in ("a.png", url):
         with pytest.raises(BadSample, match="image_too_large"):
-            load_image(ref, pictures.resolve())
+            load_image(ref, [pictures.resolve()])
 
 
 @pytest.mark.parametrize(
@@ -325,18 +287,18 @@ def test_a_film_is_taken_by_its_first_bytes_without_pyav(
 ) -> None:
     cut = encoded_video(count=4)[:200]
     monkeypatch.setattr("sail_train.data.tools.media.importlib.util.find_spec", lambda name: None)
-    assert load_video(cut, pictures) == cut
+    assert load_video(cut, [pictures]) == cut
     with pytest.raises(BadSample, match="video_unreadable"):
-        load_video(b"GIF89a", pictures)
+        load_video(b"GIF89a", [pictures])
 
 
 @pytest.mark.parametrize("encoded", ["plain", "url"])
 def test_base64_is_no_path(pictures: Path, encoded: str) -> None:
     content = (pictures / "a.png").read_bytes()
     ref = base64.b64encode(content).decode()
-    assert load_image(ref if encoded == "plain" else f"data:image/png;base64,{ref}", pictures) == content
+    assert load_image(ref if encoded == "plain" else f"data:image/png;base64,{ref}", [pictures]) == (content, "")
     with pytest.raises(BadSample, match="image_unreadable"):
-        load_image(ref[:-1], pictures)
+        load_image(ref[:-1], [pictures])
 
 
 @pytest.mark.parametrize(
@@ -348,7 +310,7 @@ def test_base64_is_no_path(pictures: Path, encoded: str) -> None:
         ({"problem": "x", "answer": "1", "verifier": "maths"}, "bad_field"),
         ({"problem": "x", "answer": True, "verifier": "math"}, "bad_field"),
         ({"question": "x", "chosen": "a", "rejected": "a "}, "no_preference"),
-        ({"question": "x", "chosen": "", "rejected": "a"}, "bad_messages"),
+        ({"question": "x", "chosen": "", "rejected": "a"}, "empty_answer"),
         ({"question": "x", "chosen": [], "rejected": "a"}, "bad_messages"),
         ({"prompt": "x", "chosen": [{"role": "assistant", "content": [{"type": "image"}]}], "rejected": "a"},
          "bad_messages"),
@@ -395,7 +357,7 @@ def many(pictures: Path, count: int = 23) -> Path:
 def imported(folder: Path, out: Path, **more: Any) -> ImportReport:
     images = folder.parent
     return import_records(
-        ImportOptions(input=folder, output=out, prefix="set", images=images, samples_per_shard=5, **more)
+        ImportOptions(input=folder, output=out, prefix="set", images=(images,), samples_per_shard=5, **more)
     )
 
 
@@ -488,4 +450,4 @@ def test_a_prefix_that_names_no_file_is_refused(prefix: str, tmp_path: Path) -> 
 
 def test_a_folder_of_images_that_is_none_is_refused(pictures: Path) -> None:
     with pytest.raises(ValueError, match="--images .*gone is not a folder"):
-        import_list(pictures, [llava("x")], images=pictures / "gone")
+        import_list(pictures, [llava("x")], images=(pictures / "gone",))

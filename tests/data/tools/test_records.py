@@ -61,7 +61,13 @@ def test_lists_of_any_form_are_read_as_json_reads_them(tmp_path: Path, content: 
     ("content", "message"),
     [
         (b'{"a": 1}', "holds dict, not a list"),
-        (b"[1] [2]", "more after the list.*JSON lines belong in a .jsonl file"),
+        (b"[1] [2]", "more after the list, at character 3.$"),
+        (b'{"a": 1}\n{"a": 2}\n', "JSON lines belong in a .jsonl file: rename it"),
+        (b'{"a": 1\n}', "holds dict"),
+        (b'[{"a": 1},\n{"a"', "its list has no end: was the file cut short"),
+        (b"[1, 2], 3]", "more after the list, at character 6.$"),
+        (b" \n", "is not JSON .*: it is empty"),
+        ('["\u4f60"]'.encode("gbk"), "is not JSON in UTF-8 .* at byte 2.*iconv -f GBK"),
         (b"[1 2]", "no comma at character 3"),
         (b"[1,", "is not JSON"),
         (b"[1,]", "is not JSON"),
@@ -155,9 +161,7 @@ def test_a_saved_data_set_keeps_its_pictures_bytes(saved: Path, make: SimpleName
 def test_a_data_set_is_imported_by_name(saved: Path, tmp_path: Path, make: SimpleNamespace) -> None:
     folder = tmp_path / "local"
     folder.mkdir()
-    table(
-        folder / "train.parquet", [{"conversations": [{"from": "human", "value": "x"}], "id": str(n)} for n in (1, 2)]
-    )
+    table(folder / "train.parquet", [{"conversations": [{"from": "gpt", "value": "x"}], "id": str(n)} for n in (1, 2)])
     report = import_records(ImportOptions(input=f"hf:{folder}", output=tmp_path / "out", prefix="set"))
     assert (report.read, report.written) == (2, 2)
 

@@ -1,0 +1,50 @@
+"""Pictures of formats that training does not read -> the first frame as PNG, where that was asked for (`--convert`)."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps
+
+from sail_train.processor.images import MAX_PIXELS, MAX_SIDE, to_rgb
+from sail_train.types import BadSample
+
+_BEGINNINGS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_ANIMATED = ("WEBP", "PNG")
+"""Formats that training reads unless there are several frames."""
+
+
+def convertible(content: bytes, reason: str) -> bool:
+    """Whether `as_png` may help with an image that was refused for this reason."""
+    return reason == "image_animated" or any(content.startswith(each) for each in _BEGINNINGS)
+
+
+def as_png(content: bytes) -> tuple[bytes, str]:
+    """(the upright first frame as PNG, transparency on white; the format that it was).
+
+    The size is capped before a pixel is decoded, as training's is, and no other frame is looked at.
+
+    Raises:
+        BadSample: "image_unreadable", "image_too_large", "image_undecodable".
+    """
+    formats = (*dict.fromkeys(_BEGINNINGS.values()), *_ANIMATED)
+    try:
+        image = Image.open(io.BytesIO(content), formats=formats)
+        kind, (width, height) = str(image.format), image.size
+    except Image.DecompressionBombError as error:
+        raise BadSample("image_too_large", str(error)) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise BadSample("image_unreadable", f"none of {', '.join(formats)}") from error
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise BadSample("image_too_large", f"{width}x{height}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side")
+    try:
+        image.load()
+        if image.mode == "F":
+            raise ValueError("what is white in pixels of floating point is not known")
+        upright = to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BadSample("image_undecodable", f"{kind}: {type(error).__name__}: {error}") from error
+    made = io.BytesIO()
+    # no metadata: an orientation that was kept would be applied a second time
+    Image.frombytes("RGB", upright.size, upright.tobytes()).save(made, "PNG")
+    return made.getvalue(), kind
