@@ -4,6 +4,8 @@ Evaluation sets are small: their image hashes and the n-grams of their questions
 is compared by perceptual hash, colour and shape; a training text by 13-grams of its messages, and a message shorter
 than that as a whole. Questions shorter than `MIN_WORDS` words, and n-grams that many questions of a set share
 ("answer with the letter of the option"), say nothing and are left out.
+The column `contaminated` holds the findings of every set that was ever compared: a run replaces those of the sets that
+it names and keeps the others, so that it is empty only where no set holds the sample.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from sail_train.data.index import add_columns
+from sail_train.data.index import add_columns, ensure_index
 from sail_train.data.listing import expand
 from sail_train.data.tools.near import block_pairs, hash_keys, near_images
 from sail_train.data.tools.reading import conversations
@@ -29,16 +32,26 @@ from sail_train.types import BadSample, Conversation
 NGRAM = 13
 MIN_WORDS = 8
 """A shorter question is compared by its images alone: "What colour is it?" stands in every set."""
+COLUMN = "contaminated"
 COMMON = 10
 """Questions of a set that may share an n-gram; beyond, it is wording and not content."""
 
+_NAME = re.compile(r"[\w.-]+")
+
 
 def parse_against(text: str) -> tuple[str, list[str]]:
-    """ "NAME=SHARDS" -> (name, shards); without a name that of the shards' folder."""
+    """ "NAME=SHARDS" -> (name, shards); without a name that of the shards' folder.
+
+    Raises:
+        ValueError: no such shards, or a name that could not be told from others in the column.
+    """
     name, equals, pattern = text.partition("=")
     pattern = pattern if equals else text
     paths = list(expand("--against", [pattern]))
-    return (name if equals else Path(paths[0]).resolve().parent.name), paths
+    name = name if equals else Path(paths[0]).resolve().parent.name
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"--against: the set's name {name!r} should be letters, digits, '_', '-' and '.'; NAME=SHARDS")
+    return name, paths
 
 
 def gather(sets: Sequence[tuple[str, Sequence[str]]], path: Path, sample_format: str) -> dict[str, int]:
@@ -88,14 +101,17 @@ def _read(path: str, modified: int) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def mark_shard(shard: str, work: str, against: str, sample_format: str, distance: int) -> Mapping[str, Any]:
-    """Writes the column `contaminated`: "SET:image", "SET:text", "SET:image+text", several with commas, or nothing."""
+    """Writes the column `contaminated`: "SET:image", "SET:text", "SET:image+text", several with commas, or nothing.
+
+    What it says of other sets stays; how many samples of a set's were replaced, and kept, is counted.
+    """
     import pyarrow
 
     names, known = _read(against, os.stat(against).st_mtime_ns)
     with np.load(signature_path(shard, work), allow_pickle=False) as arrays:
         signed = dict(arrays)
     by_image = matched_images(signed, known, distance)
-    values: list[str | None] = []
+    before, values = _findings(shard), list[str | None]()
     counts: dict[str, dict[str, int]] = {name: {"image": 0, "text": 0} for name in names}
     for place, sample in enumerate(conversations(shard, sample_format)):
         if isinstance(sample, BadSample) or not signed["good"][place]:
@@ -105,14 +121,34 @@ def mark_shard(shard: str, work: str, against: str, sample_format: str, distance
         for kind, owners in found.items():
             for owner in owners:
                 counts[names[owner]][kind] += 1
-        values.append(_described(names, found))
-    add_columns(shard, {"contaminated": pyarrow.array(values, pyarrow.string())})
-    return {"samples": len(values), "contaminated": sum(bool(value) for value in values), "contaminated by": counts}
+        values.append(_described({**_others(before[place], names), **_by_set(names, found)}))
+    add_columns(shard, {COLUMN: pyarrow.array(values, pyarrow.string())})
+    told = {"samples": len(values), "contaminated": sum(bool(value) for value in values), "contaminated by": counts}
+    sets = Counter(name for each in before for name in each)
+    replaced = {name: count for name, count in sets.items() if name in names}
+    kept = {name: count for name, count in sets.items() if name not in names}
+    told |= {"replaced of an earlier run": replaced} if replaced else {}
+    return told | ({"kept of other sets": kept} if kept else {})
 
 
-def _described(names: Sequence[str], found: Mapping[str, set[int]]) -> str:
+def _findings(shard: str) -> list[dict[str, str]]:
+    """What the column says of each sample so far: by set, how it was found."""
+    table = ensure_index(shard)
+    texts = table.column(COLUMN).to_pylist() if COLUMN in table.column_names else [None] * len(table)
+    return [dict(entry.partition(":")[::2] for entry in text.split(",")) if text else {} for text in texts]
+
+
+def _others(before: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: how for name, how in before.items() if name not in names}
+
+
+def _by_set(names: Sequence[str], found: Mapping[str, set[int]]) -> dict[str, str]:
     owners = sorted(set().union(*found.values()))
-    return ",".join(f"{names[owner]}:{'+'.join(k for k in found if owner in found[k])}" for owner in owners)
+    return {names[owner]: "+".join(kind for kind in found if owner in found[kind]) for owner in owners}
+
+
+def _described(found: Mapping[str, str]) -> str:
+    return ",".join(f"{name}:{how}" for name, how in found.items())
 
 
 def matched_texts(sample: Conversation, known: Mapping[str, np.ndarray]) -> set[int]:

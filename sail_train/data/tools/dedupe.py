@@ -3,7 +3,8 @@
 signatures of every shard (in parallel, or as parts of an array with --sign-only) -> pairs by shared keys -> which
 sample repeats which -> the columns `duplicate_of` ("SHARD#ROW" of the copy that stays, the first in the order in which
 the shards were named; empty: none) and, with --against, `contaminated`. Nothing is deleted: `data filter --where
-"duplicate_of == ''"` or a source's `filter` leaves duplicates out.
+"duplicate_of == ''"` or a source's `filter` leaves duplicates out. `duplicate_of` remembers what was called a copy: to
+replace it by what another `--by` or distance finds has to be asked for (`--reset`). `contaminated` keeps every set's.
 """
 
 from __future__ import annotations
@@ -16,15 +17,28 @@ from typing import Any
 
 import numpy as np
 
-from sail_train.data.index import add_columns, ensure_index
+from sail_train.data.index import add_columns, column_origin, ensure_index, read_index
 from sail_train.data.tools import jobs
 from sail_train.data.tools.contamination import gather, mark_shard, parse_against
 from sail_train.data.tools.duplicates import ROWS, find_pairs, resolve
 from sail_train.data.tools.near import BY, NearOptions
 from sail_train.data.tools.signature_files import Signatures, lay_out, sign_shard
 
+COLUMN = "duplicate_of"
 
-def write_shard(shard: str, work: str) -> Mapping[str, Any]:
+
+def check_earlier(shard: str, options: NearOptions) -> Mapping[str, Any]:
+    """ValueError if a shard's duplicates were found by another rule: asked before the work is done."""
+    table = read_index(shard)
+    found_by = "" if table is None else column_origin(table, COLUMN)
+    if found_by not in ("", options.described):
+        raise ValueError(
+            f"{COLUMN} was found with `{found_by}`, this is `{options.described}`; --reset replaces what was found"
+        )
+    return {}
+
+
+def write_shard(shard: str, work: str, options: NearOptions) -> Mapping[str, Any]:
     """Writes the column `duplicate_of` of one shard."""
     import pyarrow
 
@@ -33,7 +47,8 @@ def write_shard(shard: str, work: str) -> Mapping[str, Any]:
     number = shards.index(shard)
     start, end = signatures.starts[number : number + 2].tolist()
     targets = np.load(Path(work) / "targets.npy", mmap_mode="r", allow_pickle=False)[start:end]
-    if len(ensure_index(shard)) != end - start:
+    table = ensure_index(shard)
+    if len(table) != end - start:
         raise ValueError(f"{shard} changed since its signatures were made; run the command again")
     good, values = signatures["good"][start:end], []
     counts: dict[str, Any] = {
@@ -48,7 +63,9 @@ def write_shard(shard: str, work: str) -> Mapping[str, Any]:
         origin = int(np.searchsorted(signatures.starts, target, "right")) - 1
         values.append(f"{shards[origin]}#{target - int(signatures.starts[origin])}")
         jobs.merge(counts["duplicates by source"], {_relation(shard, shards[origin]): 1})
-    add_columns(shard, {"duplicate_of": pyarrow.array(values, pyarrow.string())})
+    if COLUMN in table.column_names:
+        counts["duplicates before, replaced"] = sum(map(bool, table.column(COLUMN).to_pylist()))
+    add_columns(shard, {COLUMN: pyarrow.array(values, pyarrow.string())}, origin=options.described)
     return counts
 
 
@@ -70,6 +87,11 @@ def run(argv: list[str]) -> int:
     paths = jobs.shards_of(args.shards)
     against = [parse_against(text) for text in args.against]
     work = str(args.work or Path(paths[0]).parent / ".dedupe")
+    jobs.check_folder("--work", Path(work))
+    if not (args.no_duplicates or args.reset or args.sign_only):
+        earlier = jobs.over_shards(paths, check_earlier, (options,), title="looking")
+        if earlier.failed:
+            return jobs.show(earlier, as_json=args.json, title="not deduplicated")
     signing = jobs.over_shards(paths, sign_shard, (work, args.format), jobs=args.jobs, part=part, title="signing")
     if args.sign_only or signing.failed:
         return jobs.show(signing, as_json=args.json, title="signed")
@@ -77,7 +99,7 @@ def run(argv: list[str]) -> int:
     summary = jobs.Summary(shards=len(paths))
     if not args.no_duplicates:
         extra["pairs"] = _group(paths, work, options, args)
-        summary = jobs.over_shards(paths, write_shard, (work,), jobs=args.jobs, title="writing")
+        summary = jobs.over_shards(paths, write_shard, (work, options), jobs=args.jobs, title="writing")
     if against and not summary.failed:
         known = Path(work) / "against.npz"
         extra["evaluation samples"] = gather(against, known, args.format)
@@ -119,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--similarity", type=float, default=0.8, help="least similarity of near texts (0.8)")
     parser.add_argument("--against", action="append", default=[], metavar="NAME=SHARDS", help="an evaluation set")
     parser.add_argument("--no-duplicates", action="store_true", help="only look for evaluation samples")
+    parser.add_argument("--reset", action="store_true", help="replace duplicates that another rule found")
     parser.add_argument("--work", type=Path, help="folder for signatures (default: .dedupe beside the first shard)")
     parser.add_argument("--sign-only", action="store_true", help="only the first pass, as part of an array")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"records in memory at a time (default {ROWS})")

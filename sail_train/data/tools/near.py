@@ -50,6 +50,13 @@ class NearOptions:
             raise ValueError(f"--similarity {self.similarity} must be above 0 and at most 1")
 
     @property
+    def described(self) -> str:
+        """As it is asked for; kept with the column that comes of it."""
+        if self.exact:
+            return f"--by {self.by} --exact"
+        return f"--by {self.by} --distance {self.distance} --similarity {self.similarity:g}"
+
+    @property
     def num_keys(self) -> int:
         return 1 if self.exact else len(block_pairs(self.distance)) + NUM_BANDS
 

@@ -126,7 +126,23 @@ def test_exact_copies_are_those_of_the_same_pixels_and_words(made: Made, tmp_pat
     Image.open(io.BytesIO(picture(1))).save(webp, "WEBP", lossless=True)
     shard = made("a", (picture(1), "A cat."), (webp.getvalue(), "a  CAT"), (picture(1, size=97), "a cat"))
     assert run([shard, "--exact"]) == 0 and repeats(shard) == ["", f"{shard}#0", ""]
-    assert run([shard]) == 0 and repeats(shard) == ["", f"{shard}#0", f"{shard}#0"]
+    assert run([shard, "--reset"]) == 0 and repeats(shard) == ["", f"{shard}#0", f"{shard}#0"]
+
+
+def test_what_one_rule_found_is_replaced_by_another_only_when_asked(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = made("a", (picture(1), "one"), (picture(1), "two"), (picture(2), "two"))
+    assert run([shard, "--by", "image", "--json"]) == 0
+    assert "duplicates before, replaced" not in report(capsys)["counts"]
+    assert run([shard, "--by", "text", "--json"]) == 1
+    said = report(capsys)["failed"][shard]
+    assert "duplicate_of was found with `--by image --distance 4 --similarity 0.8`" in said and "--reset" in said
+    assert repeats(shard) == ["", f"{shard}#0", ""]
+    for argv in (["--by", "image"], ["--by", "text", "--exact", "--reset"]):
+        assert run([shard, *argv, "--json"]) == 0
+        assert report(capsys)["counts"]["duplicates before, replaced"] == 1
+    assert repeats(shard) == ["", "", f"{shard}#1"]
 
 
 @pytest.mark.parametrize(("by", "expected"), [("sample", [0, 0, 0]), ("image", [0, 0, 1]), ("text", [0, 1, 0])])
@@ -239,6 +255,36 @@ def test_samples_of_an_evaluation_set_are_marked_by_image_and_by_question(
     assert found["evaluation samples"] == {"boats": 3}
 
 
+def test_each_evaluation_set_keeps_its_findings_until_it_is_named_again(
+    made: Made, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sets = {
+        name: made(name, *((picture(n), "x") for n in numbers)) for name, numbers in {"a": [1, 2], "b": [2, 3]}.items()
+    }
+    shard = made("train", *((picture(n), f"y {n}") for n in range(5)))
+
+    def against(*names: str, **replaced: str) -> dict[str, Any]:
+        argv = [f"--against={name}={replaced.get(name, sets[name])}" for name in names]
+        assert run([shard, "--no-duplicates", "--json", *argv]) == 0
+        counts: dict[str, Any] = report(capsys)["counts"]
+        return counts
+
+    def column() -> list[str]:
+        values: list[str] = ensure_index(shard).column("contaminated").to_pylist()
+        return values
+
+    first = against("a")
+    assert column() == ["", "a:image", "a:image", "", ""] and "replaced of an earlier run" not in first
+    second = against("b")
+    assert column() == ["", "a:image", "a:image,b:image", "b:image", ""]
+    assert second["kept of other sets"] == {"a": 2} and second["contaminated"] == 3
+    assert second["contaminated by"] == {"b": {"image": 2, "text": 0}}
+    third = against("a", a=made("less", (picture(4), "x")))
+    assert column() == ["", "", "b:image", "b:image", "a:image"]
+    assert third["replaced of an earlier run"] == {"a": 2} and third["kept of other sets"] == {"b": 2}
+    assert against("b", "a")["contaminated"] == 3
+
+
 def test_wording_that_a_whole_set_shares_contaminates_nothing(make: SimpleNamespace, tmp_path: Path) -> None:
     wording = "please answer with the letter of the right option from the given choices and with nothing else at all"
 
@@ -262,8 +308,11 @@ def test_wording_that_a_whole_set_shares_contaminates_nothing(make: SimpleNamesp
         (["--similarity", "0"], "--similarity 0"),
         (["--rows", "0"], "--rows 0"),
         (["--against", "/gone.tar"], "does not exist"),
+        (["--against", "a,b=SHARD"], "the set's name 'a,b' should be letters"),
+        (["--work", "SHARD/x"], "--work .* is no folder"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(made: Made, argv: list[str], message: str) -> None:
+    shard = made("a", (None, "x"))
     with pytest.raises(ValueError, match=message):
-        run([made("a", (None, "x")), *argv])
+        run([shard, *(argument.replace("SHARD", shard) for argument in argv)])

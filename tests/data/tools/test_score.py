@@ -47,8 +47,8 @@ def test_yes_and_no_are_read_and_nothing_else() -> None:
     ("turns", "text"),
     [
         (
-            [("system", "Be short."), ("user", "How many?"), ("assistant", "1"), ("user", "Colour?"), ("assistant", "red")],
-            "Question: How many?\nAnswer: 1\nQuestion: Colour?\nAnswer: red",
+            [("system", "Be short."), ("user", "How many?"), ("assistant", "1"), ("user", "Hue?"), ("assistant", "r")],
+            "Question: How many?\nAnswer: 1\nQuestion: Hue?\nAnswer: r",
         ),
         ([("user", ""), ("assistant", "a red cat")], "a red cat"),
         ([("user", "What?"), ("user", ""), ("assistant", "a"), ("user", "Why?")],
