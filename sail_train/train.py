@@ -3,6 +3,7 @@
 tokens -> job -> decide (rank 0, for all) -> config.yaml and lineage.json -> the loop -> outcome.json -> gate.
 Exit codes: 0 finished (also: it was already), 2 something asked for is wrong, 3 the gate is shut, 75 asked to stop
 and saved (start it again and it goes on); anything else is a failure with its traceback.
+A run that its data or rewards stop ends with 2 as well, the bad samples of this rank written down first.
 
     python -m sail_train.train recipe=tiny stage=align
     torchrun --nproc-per-node 8 -m sail_train.train stage=align model=sail_vl2_2b train.max_steps=2
@@ -14,10 +15,11 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import json
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from sail_train.job.job import Job, resolve
 from sail_train.job.overrides import parse_tokens
 from sail_train.job.state import FINISHED, Conduct
 from sail_train.loops import LOOPS
+from sail_train.types import RunStopped
 
 EXIT_USAGE = 2
 EXIT_GATE = 3
@@ -117,14 +120,15 @@ def _agree(job: Job, conduct: Conduct, stack: contextlib.ExitStack) -> bool:
 
 
 def _train(job: Job) -> int:
-    """The loop, then what it leaves; a `ValueError` of the loop is the user's to mend and told without a traceback."""
+    """The loop, then what it leaves; what the user can mend in the loop is told without a traceback."""
     module, _, function = choice("loop", job.config.loop, LOOPS).partition(":")
     try:
         outcome = getattr(importlib.import_module(module), function)(job.config)
-    except ValueError as error:
+    except (ValueError, RunStopped) as error:
+        listed = _write_bad(job, error.records) if isinstance(error, RunStopped) and error.records else ""
         trace = job.run_dir / f"error-rank{dist.rank()}.txt"
         trace.write_text(traceback.format_exc())
-        sys.stderr.write(f"error: {error}\n(traceback in {trace})\n")
+        sys.stderr.write(f"error: {error}{listed}\n(traceback in {trace})\n")
         return EXIT_USAGE
     if dist.is_main():
         write_outcome(job, dataclasses.asdict(outcome))
@@ -132,6 +136,18 @@ def _train(job: Job) -> int:
         log.info("%s: stopped and saved; the same command goes on from there", job.run_dir)
         return EXIT_SAVED
     return check_gate(job, metrics=outcome.metrics_after)
+
+
+def _write_bad(job: Job, records: Sequence[Mapping[str, Any]]) -> str:
+    """Adds bad samples that no step will write down any more to quarantine.jsonl, and says so.
+
+    By whichever rank it is, since the others do not know: in one write at the file's end. A resumed run cuts the file
+    back to its checkpoint, and meets these samples again.
+    """
+    path = job.run_dir / "quarantine.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    return f" ({path} names the bad samples)"
 
 
 def write_outcome(job: Job, outcome: dict[str, Any]) -> None:

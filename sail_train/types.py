@@ -9,6 +9,7 @@ Nothing here imports torch or another module of the package, so that `--help` st
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,15 @@ class BadSample(ValueError):
         self.reason = reason
         """Short and countable, e.g. "image_too_large", "too_long", "no_trained_token"."""
         self.detail = detail
+
+
+class RunStopped(RuntimeError):
+    """What ends a run in its midst and its user can mend: told in one line, where another failure has a traceback."""
+
+    def __init__(self, message: str, records: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.records = tuple(records)
+        """Bad samples of this rank that are not written down yet; for quarantine.jsonl."""
 
 
 @dataclass(kw_only=True, slots=True)  # not frozen, which takes three times as long for every sample that is read

@@ -17,6 +17,7 @@ from sail_train.job.compose import Configs
 from sail_train.job.job import Job, resolve
 from sail_train.job.overrides import parse_tokens
 from sail_train.job.state import Conduct
+from sail_train.types import RunStopped
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -125,6 +126,30 @@ def test_what_the_user_can_mend_is_one_line_and_the_traceback_a_file(
     assert "Traceback" in Path("runs/adhoc/first/error-rank0.txt").read_text()
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_bad_samples_that_stop_a_run_are_written_down_by_the_rank_that_met_them(
+    configs: Configs, loop: Any, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], rank: int
+) -> None:
+    if rank:
+        state.write_start(job(configs))
+        request.getfixturevalue("second_rank").update({"train": True})
+    listed = Path("runs/adhoc/first/quarantine.jsonl")
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text('{"key": "a"}\n')
+    loop.error = RunStopped("too many", [{"key": "b"}, {"key": "ü"}])
+    assert train.run(job(configs), EXPLICIT) == 2
+    told = capsys.readouterr().err
+    assert "error: too many (runs/adhoc/first/quarantine.jsonl names the bad samples)\n" in told
+    assert listed.read_text() == '{"key": "a"}\n{"key": "b"}\n{"key": "ü"}\n'
+    assert Path(f"runs/adhoc/first/error-rank{rank}.txt").exists()
+
+
+def test_bad_samples_alone_are_no_training_that_a_change_would_spoil(configs: Configs, loop: Any) -> None:
+    state.write_start(job(configs))
+    Path("runs/adhoc/first/quarantine.jsonl").write_text("{}\n")
+    assert train.run(job(configs, "seed=1"), EXPLICIT) == 0
+
+
 def test_what_is_broken_keeps_its_traceback(configs: Configs, loop: Any) -> None:
     loop.error = RuntimeError("out of memory")
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -140,9 +165,7 @@ def test_a_missing_parent_is_refused_before_the_loop(
     assert loop.trained == []
 
 
-def test_two_processes_never_train_one_run(
-    configs: Configs, loop: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_processes_never_train_one_run(configs: Configs, loop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     one = job(configs)
     with state.locked(one.run_dir):
         # flock belongs to the open file, so a second one in this process is refused like another process's

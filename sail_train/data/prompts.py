@@ -128,11 +128,12 @@ class PromptStream(Iterator[tuple[Conversation, dict[str, Any]]]):
         )
         self.positions = self._prompts.positions()
         """JSON: where the streams stand after the last prompt that was given out."""
-        self._records: list[dict[str, Any]] = []
+        self.pending: list[dict[str, Any]] = []
+        """Records of the bad samples met since they were taken last."""
 
     def __next__(self) -> tuple[Conversation, dict[str, Any]]:
         index, conversation = next(self._prompts)
-        self._records.extend(self._streams[index % self._num_streams].ledger.take())
+        self.pending.extend(self._streams[index % self._num_streams].ledger.take())
         self.positions = self._prompts.positions()
         return conversation, self.positions
 
@@ -143,11 +144,12 @@ class PromptStream(Iterator[tuple[Conversation, dict[str, Any]]]):
 
     def take_quarantined(self) -> tuple[dict[str, Any], ...]:
         """Records of the bad samples met since the last call; for quarantine.jsonl, once the prompts are trained on."""
-        records, self._records = tuple(self._records), []
+        records = tuple(self.pending)
+        self.pending.clear()
         return records
 
     def load_state(self, positions: Mapping[str, Any]) -> None:
         """Goes on after the prompt that carried `positions`; those of all ranks together fit any number of ranks."""
         self._prompts.load_state(positions)
-        self._records = []
+        self.pending.clear()
         self.positions = self._prompts.positions()

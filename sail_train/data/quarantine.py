@@ -7,11 +7,12 @@ row. The `Budget` is shared by the streams of one rank and looks at their sum.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sail_train.data.config import SourceConfig
-from sail_train.types import BadSample
+from sail_train.types import BadSample, RunStopped
 
 SHOWN = 5
 """Last reasons in the message of a run that stops."""
@@ -19,8 +20,21 @@ SHARE_AFTER = 100
 """Samples read from a source before a share of bad ones says anything."""
 
 
-class TooManyBadSamples(RuntimeError):
+class TooManyBadSamples(RunStopped):
     """A source is over its budget, or nothing but bad samples came."""
+
+
+@contextmanager
+def carried(records: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """What stops the run in here takes along bad samples of before, which would be written down with a later step.
+
+    `records` is looked at when that happens: a list may grow meanwhile.
+    """
+    try:
+        yield
+    except RunStopped as error:
+        error.records = (*records, *error.records)
+        raise
 
 
 class Budget:
@@ -42,15 +56,24 @@ class Budget:
     def check(self, source: str, in_a_row: int) -> None:
         """Raises TooManyBadSamples when `source` is over its budget or too many came in a row."""
         if in_a_row > self.max_in_a_row:
-            self._stop(f"{in_a_row} bad samples in a row (max_bad_in_a_row={self.max_in_a_row})")
+            self._stop(
+                f"{in_a_row} bad samples in a row (max_bad_in_a_row={self.max_in_a_row})",
+                "raise data.max_bad_in_a_row",
+            )
         read, bad = (sum(ledger.counts[source][i] for ledger in self.ledgers) for i in (0, 1))
         limit = self.max_bad[source]
         over = bad > limit if limit >= 1 or limit == 0 else read >= SHARE_AFTER and bad > limit * read
         if over:
-            self._stop(f"source {source!r}: {bad} of {read} samples are bad, more than max_bad={limit:g} allows")
+            self._stop(
+                f"source {source!r}: {bad} of {read} samples are bad, more than max_bad={limit:g} allows",
+                f"raise the max_bad of {source!r} (what on_bad_shard=skip leaves out of a shard counts, too)",
+            )
 
-    def _stop(self, what: str) -> None:
-        raise TooManyBadSamples(f"{what}; the last ones: " + " | ".join(self.last))
+    def _stop(self, what: str, remedy: str) -> None:
+        pending = [record for ledger in self.ledgers for record in ledger.take()]
+        raise TooManyBadSamples(
+            f"{what}; the last ones: {' | '.join(self.last)}. Mend the shards, or {remedy} and start again", pending
+        )
 
 
 class Ledger:

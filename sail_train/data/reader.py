@@ -18,7 +18,7 @@ from sail_train.data.interleave import Interleave, budget_of, candidates, mixtur
 from sail_train.data.listing import ShardList
 from sail_train.data.measure import Measure
 from sail_train.data.pack import Pack, Packed
-from sail_train.data.quarantine import Ledger
+from sail_train.data.quarantine import Ledger, carried
 from sail_train.data.ready import ReadyRow, ready
 from sail_train.types import Row
 
@@ -136,8 +136,9 @@ class Reader:
         number = row.index % self._num_streams
         decoded, failed = decode(row.samples, self._processor, run=self._threads.map if self._threads else map)
         ledger, position = self._streams[number].ledger, row.position
-        for place, error in failed:
-            ledger.spoilt(row.samples[place].source, row.shards[place], row.samples[place].key, error)
+        with carried(row.quarantined):
+            for place, error in failed:
+                ledger.spoilt(row.samples[place].source, row.shards[place], row.samples[place].key, error)
         if failed:
             self._rows.refresh(number, ledger.state())
             position = self._rows.position(number)

@@ -17,6 +17,7 @@ from sail_train.data.deal import Cost, deal, tokens_and_patches
 from sail_train.data.exchange import Group, exchange
 from sail_train.data.interleave import check_ranks
 from sail_train.data.prefetch import Prefetch
+from sail_train.data.quarantine import carried
 from sail_train.data.reader import Reader, StreamRow
 from sail_train.data.ready import ReadyRow
 from sail_train.data.workers import Workers
@@ -166,7 +167,13 @@ class Stream(Iterator[Step]):
         )
 
     def _read(self) -> list[ReadyRow]:
-        return [self._reader.next_ready() for _ in range(self._rows_per_step)]
+        rows: list[ReadyRow] = []
+        taken: list[Mapping[str, Any]] = []
+        with carried(taken):
+            for _ in range(self._rows_per_step):
+                rows.append(self._reader.next_ready())
+                taken += rows[-1].quarantined
+        return rows
 
     def _batch(self, rows: Sequence[ReadyRow]) -> Batch:
         source = min(name for name, source in self._config.sources.items() if source.weight > 0)

@@ -29,6 +29,7 @@ from sail_train.config import to_dataclass
 from sail_train.data.config import DataConfig
 from sail_train.data.reader import Reader
 from sail_train.processor.processor import load_processor
+from sail_train.types import RunStopped
 
 LEFT_TO_THE_TRAINER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WATCH_SECONDS = 1.0
@@ -101,6 +102,7 @@ def told(error: BaseException) -> dict[str, Any]:
         "message": str(error.strerror or error) if isinstance(error, OSError) else str(error),
         "errno": error.errno if isinstance(error, OSError) else None,
         "path": str(error.filename) if numbered and error.filename else None,  # type: ignore[attr-defined]
+        "records": error.records if isinstance(error, RunStopped) else (),
         "trace": "".join(traceback.format_exception(error)),
     }
 

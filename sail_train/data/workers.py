@@ -28,7 +28,7 @@ import numpy as np
 from sail_train.config import to_mapping
 from sail_train.data.config import DataConfig
 from sail_train.data.interleave import SETTINGS, budget_of
-from sail_train.data.quarantine import TooManyBadSamples
+from sail_train.data.quarantine import TooManyBadSamples, carried
 from sail_train.data.reader import Reader
 from sail_train.data.ready import BYTES_PER_TOKEN, ReadyRow, described
 
@@ -147,8 +147,9 @@ class Workers:
         self._ledgers[number].load_state(row.position)
         for record in row.quarantined:
             self._budget.last.append(f"{record['shard']} {record['key']!r}: {record['reason']}: {record['detail']}")
-        for source in sorted({record["source"] for record in row.quarantined}):
-            self._budget.check(source, 0)
+        with carried(row.quarantined):
+            for source in sorted({record["source"] for record in row.quarantined}):
+                self._budget.check(source, 0)
 
 
 class Process:
@@ -254,7 +255,7 @@ class Raised:
         told = self._told
         error: Exception
         if told["type"] == TooManyBadSamples.__name__:
-            error = TooManyBadSamples(told["message"])
+            error = TooManyBadSamples(told["message"], told["records"])
         elif told["type"] == "ValueError":
             error = ValueError(told["message"])
         else:

@@ -51,7 +51,8 @@ def begun(run_dir: Path) -> bool:
     """Whether something was trained that a resume would build on; a start that failed at once left nothing."""
     if not (run_dir / "lineage.json").is_file():
         return False
-    records = [path for path in run_dir.glob("*.jsonl") if path.name != "events.jsonl" and path.stat().st_size]
+    told = ("events.jsonl", "quarantine.jsonl")  # why nothing was trained, perhaps
+    records = [path for path in run_dir.glob("*.jsonl") if path.name not in told and path.stat().st_size]
     return bool(records) or any((run_dir / "checkpoints").glob("step-*")) or finished(run_dir)
 
 

@@ -65,5 +65,5 @@ class RunConfig:
         if self.valid and not self.train.valid_every:
             raise ValueError(
                 f"valid names {', '.join(self.valid)}, and train.valid_every=0 measures nothing; set "
-                "train.valid_every=N to measure them every N steps, or take `valid` away"
+                "train.valid_every=N to measure them every N steps, or take them away with ~valid"
             )

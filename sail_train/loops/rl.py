@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sail_train import dist
 from sail_train.data.prompts import PromptStream
+from sail_train.data.quarantine import carried
 from sail_train.engine.deepspeed import TrainEngine
 from sail_train.engine.loop import Exhausted, WorkStep
 from sail_train.engine.rundir import RunDir
@@ -107,7 +108,8 @@ class RLWork:
         metrics: Mapping[str, float] = {}
         try:
             while not self._updates:
-                metrics = self._roll()
+                with carried(self._quarantined), carried(self._prompts.pending):
+                    metrics = self._roll()
         except PromptsExhausted:
             if not self._engine.step_count:
                 raise

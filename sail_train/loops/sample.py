@@ -21,6 +21,7 @@ from typing import Any
 
 from sail_train import dist
 from sail_train.data.prompts import PromptStream
+from sail_train.data.quarantine import carried
 from sail_train.data.writer import write_shards
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
@@ -120,7 +121,8 @@ def _ask_all(config: RunConfig, rewards: Rewards, run_dir: RunDir) -> Harvest:
     )
     harvest, seen = Harvest(), defaultdict[int, set[str]](set)
     for number in range(-(-config.sample.prompts // asked.prompts_per_step)):
-        groups = _groups(roller.roll(number).rollouts)
+        with carried(prompts.pending):
+            groups = _groups(roller.roll(number).rollouts)
         for group in groups:
             harvest.count(group)
             stream = group[0].ask.order % config.data.num_streams

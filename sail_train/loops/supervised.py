@@ -16,6 +16,7 @@ from sail_train import dist
 from sail_train.cost import ModelShape
 from sail_train.data.deal import training_flops
 from sail_train.data.exchange import make_group
+from sail_train.data.quarantine import carried
 from sail_train.data.stream import Stream
 from sail_train.engine.deepspeed import Loss, TrainEngine
 from sail_train.engine.loop import Exhausted, WorkStep
@@ -90,7 +91,8 @@ class SupervisedWork:
         quarantined: list[Mapping[str, Any]] = []
         denominator = 0.0
         while not denominator:
-            step, (denominator, tokens, rows, *costs) = self._read()
+            with carried(quarantined):
+                step, (denominator, tokens, rows, *costs) = self._read()
             if not rows:
                 return Exhausted(quarantined=quarantined)
             self._positions = step.positions

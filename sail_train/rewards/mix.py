@@ -18,7 +18,7 @@ from sail_train.rewards.format import format_ok, split_thought
 from sail_train.rewards.judge import Judge, JudgeRequest
 from sail_train.rewards.judge_server import JudgeServer
 from sail_train.rewards.verifiers import Request, verify_all
-from sail_train.types import Score
+from sail_train.types import RunStopped, Score
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ FEW_FAILURES = 3
 """So many failures stop no run: a rate over a handful of verdicts says nothing."""
 
 
-class RewardsFailed(RuntimeError):
+class RewardsFailed(RunStopped):
     """Rewards fail too often to go on; the message says which and why."""
 
 

@@ -22,7 +22,7 @@ from sail_train.rl.advantage import advantages
 from sail_train.rl.config import OverlongConfig, RLConfig
 from sail_train.rl.metrics import rollout_metrics
 from sail_train.rl.rollout import Ask, Rollout, RolloutEngine, make_ask
-from sail_train.types import Completion, Conversation, Sampling
+from sail_train.types import Completion, Conversation, RunStopped, Sampling
 
 if TYPE_CHECKING:
     from sail_train.processor.processor import SailVLProcessor
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Group = list[Rollout]
 
 
-class NothingToLearn(RuntimeError):
+class NothingToLearn(RunStopped):
     """No group of a rollout batch holds a right and a wrong answer."""
 
 

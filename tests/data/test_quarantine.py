@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sail_train.data.config import SourceConfig
-from sail_train.data.quarantine import Budget, Ledger, TooManyBadSamples
+from sail_train.data.quarantine import Budget, Ledger, TooManyBadSamples, carried
 from sail_train.types import BadSample
 
 
@@ -30,6 +30,18 @@ def test_a_count_stops_the_run_with_the_last_reasons() -> None:
     spoil(ledger, 3)
     with pytest.raises(TooManyBadSamples, match=r"source 's': 4 of 4 samples are bad.*max_bad=3.*s.tar 'k0': too_long"):
         spoil(ledger, 1, "too_long")
+
+
+def test_what_stops_the_run_carries_all_that_no_row_took_along() -> None:
+    shared = budget(3)
+    first, second = shared.ledger(), shared.ledger()
+    spoil(first, 2)
+    taken = first.take()
+    spoil(first, 1)
+    with pytest.raises(TooManyBadSamples) as caught, carried(taken):
+        spoil(second, 1)
+    assert len(taken) == 2 and len(caught.value.records) == 4 and caught.value.records[:2] == taken
+    assert first.take() == second.take() == ()
 
 
 def test_a_share_says_nothing_before_a_hundred_samples() -> None:

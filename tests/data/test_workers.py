@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -149,9 +150,10 @@ def test_what_a_worker_raises_surfaces_in_the_trainer(
 
 
 def test_every_kind_of_exception_is_told_and_raised_again() -> None:
-    for error, kind in ((ValueError("v"), ValueError), (TooManyBadSamples("t"), TooManyBadSamples)):
-        again = Raised("data worker 0", told(error)).error()
+    for error, kind in ((ValueError("v"), ValueError), (TooManyBadSamples("t", [{"key": "k"}]), TooManyBadSamples)):
+        again = Raised("data worker 0", json.loads(json.dumps(told(error)))).error()
         assert type(again) is kind and str(again) == str(error)
+        assert not isinstance(again, TooManyBadSamples) or again.records == ({"key": "k"},)
     for other in (OSError(5, "Input/output error", "/data/a.tar"), KeyError("k")):
         again = Raised("data worker 0", told(other)).error()
         assert type(again) is RuntimeError and f"data worker 0 failed: {type(other).__name__}" in str(again)

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pickle
+import re
 import shutil
 import socket
 import struct
@@ -35,7 +36,6 @@ from PIL import Image
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
-from sail_train.data.quarantine import TooManyBadSamples
 from sail_train.data.stream import Stream
 from sail_train.data.writer import files_of
 from sail_train.loops.setup import make_processor
@@ -161,11 +161,24 @@ def test_sampling_skips_every_kind_of_bad_sample_and_writes_it_down(
     assert_quarantined(run, shards)
 
 
-def test_a_source_over_its_budget_stops_the_run_with_the_last_reasons(data: Path, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_over_its_budget_stops_the_run_with_the_last_reasons(
+    data: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """In one line, with all bad samples written down, once; with a larger budget it goes on from there."""
     run = tmp_path / "run"
-    with pytest.raises(TooManyBadSamples, match="source 'hostile': 4 of .* max_bad=3 allows.*hostile.tar"):
-        start(data, *SUPERVISED, *source(shards, max_bad=3), "train.max_steps=20", f"run_dir={run}")
+    tokens = (*SUPERVISED, *source(shards, max_bad=3), "train.max_steps=12", "train.save_every=1", f"run_dir={run}")
+    for _ in range(2):
+        told = refused(data, capsys, *tokens, f"data.workers={workers}")
+        # those of workers are counted row by row
+        assert re.search(f"'hostile': {4 + workers} of .* max_bad=3 allows.*hostile.tar.* raise the max_bad", told)
+        assert f"{run}/quarantine.jsonl names the bad samples" in told and "Traceback" not in told
+        assert len(lines(run, "quarantine")) == 4 + workers
     assert "max_bad=3" in events(run, "error")[0]["reason"]
+    if not workers:
+        assert start(data, *tokens, "data.sources.hostile.max_bad=1000") == 0
+        assert start(data, *tokens[:-1], "data.sources.hostile.max_bad=1000", f"run_dir={tmp_path}/whole") == 0
+        assert comparable(run) == comparable(tmp_path / "whole")
 
 
 def test_a_truncated_shard_stops_or_gives_what_is_whole_and_is_named(

@@ -47,7 +47,7 @@ POLICY = (*RL, "train.max_steps=2", "eval.modes={basic: [greedy, t1]}")
 
 STRONG = (*EXPERTS, "model.language.router_aux_loss_coef=0.5")
 """A mixture whose balance would show in every loss if it depended on the ranks."""
-MIXTURE_OF_EXPERTS = (*MIXTURE, *STRONG, "train.valid_every=0", "engine.activation_checkpointing=true")
+MIXTURE_OF_EXPERTS = (*MIXTURE, *STRONG, "train.valid_every=0", "~valid", "engine.activation_checkpointing=true")
 ENDED_POLICY = (
     *RL,
     "train.max_steps=99",
