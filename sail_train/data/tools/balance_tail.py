@@ -15,6 +15,7 @@ from sail_train.config import suggestion
 from sail_train.data.index import MAX_WEIGHT, add_columns, ensure_index
 from sail_train.data.tools import jobs
 from sail_train.data.tools.filter import weights_of
+from sail_train.data.tools.measured import check_measured
 from sail_train.data.tools.reading import conversations
 from sail_train.data.tools.weights import Chart, chart, tail_copies
 from sail_train.types import BadSample
@@ -36,6 +37,7 @@ def domains(shard: str, name: str, sample_format: str) -> Iterator[str | None]:
     elif name in table.column_names:
         values = iter(table.column(name).to_pylist())
     else:
+        check_measured(name, table)
         hint = suggestion(name, table.column_names)
         raise ValueError(f"--domain {name}: the index has no such column; {hint}, or meta.FIELD for a sample's own")
     for value, is_seen in zip(values, seen, strict=True):

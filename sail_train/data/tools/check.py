@@ -1,14 +1,15 @@
 """`sail-train data check`: reads every sample of some shards the way training would, and says what is wrong.
 
-Structure, conversation, images down to the last pixel, videos' frames, repetitions, and with a processor lengths in
-tokens. Shards are read by processes beside each other (`check_shard`); each leaves its findings in a file, and those
-are put together in the order of the shards, so that the report does not depend on the processes.
+Structure, conversation, answers, images down to the last pixel, videos' frames, repetitions, and with a processor
+lengths in tokens. Shards are read by processes beside each other (`check_shard`); each leaves its findings in a file,
+and those are put together in the order of the shards, so that the report does not depend on the processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -51,7 +52,8 @@ class CheckReport:
     failed: dict[str, str] = field(default_factory=dict)
     """Shards that could not be read at all, and why."""
     repeated_keys: int = 0
-    """Keys that an earlier shard has too: allowed, but nothing then tells the samples apart."""
+    """Keys that an earlier shard of the same source, which is a folder, has too: allowed, but nothing then tells the
+    samples apart."""
     repeated_contents: int = 0
     """Samples whose text, images and videos an earlier one has too."""
     repeated_images: int = 0
@@ -87,6 +89,11 @@ def check_shards(
         ValueError: patterns that name no shards, an unknown format, a folder without a processor, or a limit that
             makes no sense.
     """
+    needy = {"seq_length": seq_length < sys.maxsize, "max_patches": max_patches < sys.maxsize}
+    needy["max_tiles"] = max_tiles is not None
+    if processor is None and any(needy.values()):
+        option = next(name for name, given in needy.items() if given).replace("_", "-")
+        raise ValueError(f"--{option} needs --processor: nothing else says how many tokens and patches a sample has")
     source = SourceConfig(format=sample_format, max_tiles=max_tiles, fps=fps)
     parsers({"check": source})
     if isinstance(processor, Path):
@@ -103,7 +110,8 @@ def check_shards(
 def _together(paths: Sequence[str], folder: Path, failed: dict[str, str]) -> CheckReport:
     """One report of all shards' findings."""
     report = CheckReport(shards=len(paths), failed=failed)
-    found = [Findings.load(findings_path(folder, path)) for path in paths if path not in failed]
+    read = [path for path in paths if path not in failed]
+    found = [Findings.load(findings_path(folder, path)) for path in read]
     for each in found:
         report.samples += each.samples
         report.images += each.images
@@ -113,7 +121,10 @@ def _together(paths: Sequence[str], folder: Path, failed: dict[str, str]) -> Che
         for reason, examples in each.examples.items():
             kept = report.examples.setdefault(reason, [])
             kept += examples[: EXAMPLES - len(kept)]
-    report.repeated_keys = _repeated([each.keys for each in found])
+    keys: dict[str, list[np.ndarray]] = {}
+    for path, each in zip(read, found, strict=True):
+        keys.setdefault(os.path.dirname(path), []).append(each.keys)
+    report.repeated_keys = sum(map(_repeated, keys.values()))
     report.repeated_contents = _repeated([each.contents for each in found])
     report.repeated_images = _repeated([each.image_contents for each in found])
     measured = np.concatenate([each.measured for each in found]) if found else np.zeros((0, len(MEASURES)))
@@ -140,11 +151,11 @@ def run(argv: list[str]) -> int:
     add_arguments(parser)
     parser.add_argument("--format", default="messages", help="how samples are read: messages (default) or caption")
     parser.add_argument("--processor", type=Path, help="model, run or tokenizer folder: measures samples in tokens")
-    parser.add_argument("--seq-length", type=int, default=sys.maxsize, help="longer samples are bad")
-    parser.add_argument("--max-patches", type=int, default=sys.maxsize, help="samples with more patches are bad")
+    parser.add_argument("--seq-length", type=int, default=sys.maxsize, help="longer samples are bad; needs --processor")
+    parser.add_argument("--max-patches", type=int, default=sys.maxsize, help="likewise with more patches")
     parser.add_argument("--max-tiles", type=int, help="most tiles of one image, as data.sources.NAME.max_tiles sets it")
     parser.add_argument("--fps", type=float, help="frames a second of videos, as data.sources.NAME.fps sets it")
-    parser.add_argument("--strict", action="store_true", help="repeated keys or contents fail the check too")
+    parser.add_argument("--strict", action="store_true", help="repeated keys (in one folder) or contents fail too")
     args = parser.parse_args(argv)
     try:
         report = check_shards(
@@ -181,7 +192,8 @@ def show(report: CheckReport) -> None:
         console.print(f"cannot be read: {shard}: {reason}", style="red", markup=False)
     if report.repeated_keys or report.repeated_contents:
         console.print(
-            f"{report.repeated_keys} keys and {report.repeated_contents} whole samples are repeated", style="yellow"
+            f"{report.repeated_keys} keys (within a folder) and {report.repeated_contents} whole samples are repeated",
+            style="yellow",
         )
     if report.repeated_images:
         console.print(f"{report.repeated_images} of {report.images} images were met before, byte for byte")

@@ -72,6 +72,15 @@ class Findings:
             return cls(**rest, **{name: arrays[name] for name in arrays.files if name != "rest"})
 
 
+def check_answers(conversation: Conversation) -> None:
+    """BadSample if an assistant's turn says nothing, or there is neither such a turn nor a truth to grade by."""
+    turns = [message.text for message in conversation.messages if message.role == "assistant"]
+    if empty := [place for place, text in enumerate(turns) if not text.strip()]:
+        raise BadSample("empty_answer", f"answer {empty[0] + 1} of {len(turns)} has no text")
+    if not turns and not (conversation.answer or "").strip():
+        raise BadSample("no_answer", "no assistant's turn to train on, and no 'answer' to grade by")
+
+
 def findings_path(folder: Path, shard: str) -> Path:
     """Where the findings of a shard are put, and looked for."""
     return folder / f"{hashlib.blake2b(shard.encode(), digest_size=16).hexdigest()}.npz"
@@ -125,6 +134,7 @@ class _ShardCheck:
                 raw = file.sample(index, place)
                 key = raw.key
                 conversation = self._parse(raw)
+                check_answers(conversation)
                 measured = self._measure(conversation)
                 self._decode(conversation)
                 self._measured += [] if measured is None else [measured]

@@ -22,7 +22,7 @@ from sail_train.data.index import add_columns, ensure_index, index_path, read_in
 from sail_train.data.shard_file import ShardFile
 from sail_train.data.tar import BLOCK
 from sail_train.data.tools import jobs
-from sail_train.data.tools.measured import measure_shard
+from sail_train.data.tools.measured import check_measured, measure_shard
 
 END = bytes(2 * BLOCK)
 """The mark at the end of an archive."""
@@ -40,6 +40,7 @@ def split_by_conditions(
     if count := int((~readable).sum()):
         dropped[UNREADABLE] = count
     for condition in conditions:
+        check_measured(condition.column, table)
         holds = condition.mask(table)
         dropped[condition.text] = dropped.get(condition.text, 0) + int((kept & ~holds).sum())
         kept &= holds

@@ -28,6 +28,14 @@ COLUMNS = ("width", "height", "aspect", "num_images", "num_videos", "num_chars",
 TOKEN_COLUMNS = ("num_tokens", "num_patches")
 """Those that need a processor."""
 
+
+def check_measured(column: str, table: Any) -> None:
+    """ValueError if an index lacks a column that only needs to be measured."""
+    if column not in table.column_names and column in COLUMNS + TOKEN_COLUMNS:
+        more = " --processor FOLDER" if column in TOKEN_COLUMNS else ""
+        raise ValueError(f"{column!r} is not measured yet: `sail-train data filter --measure{more}` writes it")
+
+
 HAN_SHARE = 0.3
 """Of all letters, from which a text is Chinese: a Han character stands for some three Latin letters, and names and
 terms stay in Latin."""

@@ -29,11 +29,12 @@ def read_rates(path: Path, source: str | None) -> tuple[dict[Identity, float], C
     """(mean pass rate by prompt, what became of the lines).
 
     Raises:
-        ValueError: a file that is missing, or a whole line that is none of the sample loop's.
+        ValueError: a file that is missing, a whole line that is none of the sample loop's, or no line of the source.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; it is samples.jsonl of a run of the sample loop")
     sums: dict[Identity, list[float]] = {}
+    others: set[str] = set()
     counts: Counter[str] = Counter()
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -42,6 +43,7 @@ def read_rates(path: Path, source: str | None) -> tuple[dict[Identity, float], C
                 continue
             record = _record(line, f"{path}, line {number}")
             if source is not None and record["source"] != source:
+                others.add(record["source"])
                 counts["of other sources"] += 1
                 continue
             if record[COLUMN] is None:
@@ -51,6 +53,8 @@ def read_rates(path: Path, source: str | None) -> tuple[dict[Identity, float], C
             answers = len(record["responses"])
             rate = sums.setdefault((record["key"], record["prompt"], record["truth"]), [0.0, 0.0])
             rate[0], rate[1] = rate[0] + record[COLUMN] * answers, rate[1] + answers
+    if others and not counts["used"] + counts["not graded"]:
+        raise ValueError(f"--source {source!r}: {path} has none of it; its sources are {', '.join(sorted(others))}")
     return {identity: passed / answers for identity, (passed, answers) in sums.items()}, counts
 
 

@@ -165,6 +165,13 @@ def test_wrong_arguments_say_what_to_do(shards: list[str], argv: list[str], mess
         run(named)
 
 
+def test_a_domain_that_is_only_to_be_measured_says_how(shards: list[str]) -> None:
+    with pytest.raises(
+        ValueError, match="'language' is not measured yet: `sail-train data filter --measure` writes it"
+    ):
+        run(["tail", *shards, "--domain", "language"])
+
+
 def test_every_answer_of_a_conversation_is_weighed(tmp_path: Path, make: SimpleNamespace) -> None:
     def talk(*said: str) -> bytes:
         turns = [[{"role": "user", "content": "what"}, {"role": "assistant", "content": text}] for text in said]

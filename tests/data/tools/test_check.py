@@ -50,7 +50,29 @@ def test_repetitions_are_reported_and_fail_when_strict(
         make.tar(tmp_path / f"{name}.tar", [("x.json", make.json()), (f"{name}.json", make.json(name))])
     pattern = str(tmp_path / "*.tar")
     assert run([pattern]) == 0 and run([pattern, "--strict"]) == 1
-    assert "1 keys and 1 whole samples are repeated" in capsys.readouterr().out
+    assert "1 keys (within a folder) and 1 whole samples are repeated" in capsys.readouterr().out
+
+
+def test_keys_that_two_sources_share_are_no_repetition(tmp_path: Path, make: SimpleNamespace) -> None:
+    for folder in ("a", "b"):
+        make.tar(tmp_path / folder / "0.tar", [("00000000.json", make.json(folder))])
+    report = check_shards([str(tmp_path / "*" / "*.tar")])
+    assert report.repeated_keys == 0 and report.is_good(strict=True)
+
+
+def test_samples_that_say_nothing_are_found_without_a_processor(tmp_path: Path, make: SimpleNamespace) -> None:
+    def talk(*turns: tuple[str, str], **more: str) -> bytes:
+        return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns], **more}).encode()
+
+    asked, said, nothing = ("user", "how many?"), ("assistant", "two"), ("assistant", " \n")
+    samples = [
+        talk(asked, said), talk(asked, nothing), talk(asked, nothing, asked, said), talk(asked, ("assistant", "")),
+        talk(asked), talk(asked, answer=" "), talk(asked, answer="2"), talk(asked, said, asked),
+    ]  # fmt: skip
+    shard = make.tar(tmp_path / "a.tar", [(f"k{n}.json", content) for n, content in enumerate(samples)])
+    report = check_shards([str(shard)])
+    assert report.bad == {"empty_answer": 3, "no_answer": 2} and report.samples == 3
+    assert "'k2': answer 1 of 2 has no text" in report.examples["empty_answer"][1]
 
 
 def test_captions_are_checked_in_their_format(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -111,6 +133,9 @@ def test_a_sources_own_limits_are_held_to(
     [
         (["/gone.tar"], "does not exist"),
         (["SHARD", "--format", "captoin"], "did you mean 'caption'"),
+        (["SHARD", "--seq-length", "100"], "--seq-length needs --processor"),
+        (["SHARD", "--max-patches", "100"], "--max-patches needs --processor"),
+        (["SHARD", "--max-tiles", "2"], "--max-tiles needs --processor"),
         (["SHARD", "--processor", "/gone"], "--processor /gone is not a folder"),
         (["SHARD", "--processor", "FOLDER"], "holds no tokenizer that loads"),
     ],

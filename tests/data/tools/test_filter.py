@@ -128,6 +128,10 @@ def test_in_the_index_a_filter_is_a_weight_of_nothing(shards: list[str], capsys:
 def test_a_missing_column_fails_its_shard_by_name(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([shards[0], "--in-index", "--where", "score_vir >= 3"]) == 1
     assert "the index has no column 'score_vir'" in capsys.readouterr().out
+    assert run([shards[0], "--in-index", "--where", "width >= 3"]) == 1
+    assert "'width' is not measured yet: `sail-train data filter --measure` writes it" in capsys.readouterr().out
+    assert run([shards[0], "--in-index", "--where", "num_tokens > 3"]) == 1
+    assert "--measure --processor FOLDER` writes it" in capsys.readouterr().out
 
 
 def test_a_shard_is_not_replaced_by_a_part_of_itself(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,3 +106,12 @@ def test_rates_of_other_shards_are_an_error(shards: list[str], tmp_path: Path) -
 def test_a_missing_file_is_named(shards: list[str]) -> None:
     with pytest.raises(ValueError, match="/gone.jsonl does not exist"):
         run(["/gone.jsonl", *shards])
+
+
+def test_a_source_that_the_run_did_not_have_is_told_with_those_that_it_had(shards: list[str], tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(line("k0", 0.5, source="sums") + line("k1", 0.5, source="charts"))
+    with pytest.raises(
+        ValueError, match="--source 'nope': .*samples.jsonl has none of it; its sources are charts, sums"
+    ):
+        run([str(samples), *shards, "--source", "nope"])
