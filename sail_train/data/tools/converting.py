@@ -54,7 +54,7 @@ def convert(record: Record, number: int, job: SpanJob) -> Converted:
     if job.map.verifier and not named.get("verifier"):
         named["verifier"] = job.map.verifier
     imported = _settled(_read(named, job.map), job.map)
-    _check_boxes(named, imported)
+    _check_boxes(record, imported)
     graded = _graded(named)
     check_answered(imported.messages, graded["answer"], graded["verifier"])
     folders = [Path(folder) for folder in job.images]
@@ -109,10 +109,10 @@ def _thinking(imported: Imported, field_map: FieldMap) -> tuple[Message, ...]:
     )
 
 
-def _check_boxes(record: Noted, imported: Imported) -> None:
+def _check_boxes(record: Mapping[str, Any], imported: Imported) -> None:
     """BadSample "boxes": numbers that a text only points to would be lost, and their scale is the model's."""
     said = (message.text for message in imported.messages)
-    if "objects" in record and record["objects"] and (found := next(filter(None, map(_BOX_MARK.search, said)), None)):
+    if record.get("objects") and (found := next(filter(None, map(_BOX_MARK.search, said)), None)):
         raise BadSample(
             "boxes",
             f"{found[0]} stands for a box in 'objects'; write the boxes into the text, in the scale of the model "
