@@ -25,7 +25,7 @@ from typing import Any
 
 from sail_train import dist
 from sail_train.config import choice
-from sail_train.job import lineage, state
+from sail_train.job import lineage, shards, state
 from sail_train.job.compose import CONFIGS, Configs
 from sail_train.job.config import Gate
 from sail_train.job.job import Job, resolve
@@ -107,7 +107,7 @@ def _agree(job: Job, conduct: Conduct, stack: contextlib.ExitStack) -> bool:
             stack.enter_context(state.locked(job.run_dir))
             verdict = {"train": state.decide(job, conduct)}
             if verdict["train"]:
-                state.write_start(job)
+                verdict["held"] = state.write_start(job)
         except ValueError as error:
             verdict = {"error": str(error)}
     if dist.world_size() > 1:
@@ -116,6 +116,7 @@ def _agree(job: Job, conduct: Conduct, stack: contextlib.ExitStack) -> bool:
         verdict = dist.broadcast_json(verdict)
     if "error" in verdict:
         raise ValueError(verdict["error"])
+    shards.hold(job.config.data, verdict.get("held", {}))
     return bool(verdict["train"])
 
 

@@ -156,6 +156,11 @@ def matches(source: str, pattern: str) -> list[str]:
     return sorted(found)
 
 
+def are_plain(names: Sequence[str]) -> bool:
+    """Whether each of these names, as a pattern, names itself."""
+    return not any(name.startswith("@") or _PATTERN.search(name) for name in names)
+
+
 def names_hash(shards: Sequence[str]) -> str:
     """Of the files' names, whatever their folder; no file is looked at."""
     listed = shards.spread(NAMES_IN_HASH) if isinstance(shards, ShardList) else shards
@@ -263,7 +268,10 @@ def _check(source: str, shards: ShardList, skip_missing: bool) -> None:
             shards_of = os.path.join(path, "*.tar")
             raise ValueError(f"source {source!r}: {path!r} is a folder; name its shards: {shards_of!r}")
     if missing and not (skip_missing and len(missing) < len(looked)):
-        raise ValueError(f"source {source!r}: shard {missing[0]!r} does not exist")
+        raise ValueError(
+            f"source {source!r}: shard {missing[0]!r} does not exist; put it there, or let the source go on without "
+            "it with on_bad_shard=skip"
+        )
     for path in missing:
         log.warning("source %s: shard %s does not exist, and will be left out (on_bad_shard=skip)", source, path)
 

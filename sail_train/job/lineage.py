@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,11 @@ from sail_train.job.code import code_hash, version
 from sail_train.job.compose import read_yaml
 from sail_train.job.job import Job
 from sail_train.job.overrides import flatten
+from sail_train.job.shards import Remembered, lost
 from sail_train.loops import LOOPS
 from sail_train.loops.config import RunConfig
+
+log = logging.getLogger(__name__)
 
 INERT = (
     "run_dir", "recipe_dir", "parents", "log", "train.log_every", "train.save_every", "train.keep", "eval.show",
@@ -36,6 +40,10 @@ MIX = ("weight", "size", "epochs", "max_tokens", "start_step", "stop_step")
 FAULTS = ("on_bad_shard", "max_bad")
 """Keys of a source that may always change: a run that data stopped is to go on, and whole data does not feel them."""
 UNSET = "(unset)"
+SHARDS = "shards.json"
+"""What a run directory keeps of the shards it began with, see `sail_train.job.shards`."""
+SHOWN = 5
+"""Shards that a message names."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -137,22 +145,31 @@ def record(job: Job) -> dict[str, Any]:
     }
 
 
-def changes(job: Job, *, ignore_code: bool = False) -> list[str]:
-    """What differs between the job and what its run directory was made with, one readable line each."""
+def changes(job: Job, *, ignore_code: bool = False, mix_may_change: bool = False) -> list[str]:
+    """What differs between the job and what its run directory was made with, one readable line each.
+
+    Args:
+        mix_may_change: as if the job had `data.allow_mix_change`.
+    """
     written, made = job.run_dir / "config.yaml", read_json(job.run_dir / "lineage.json")
     if made is None or not written.is_file():
         return []
-    found = config_changes(read_yaml(written) or {}, job.written)
+    found = config_changes(read_yaml(written) or {}, job.written, mix_may_change=mix_may_change)
     found += _parent_changes(made["parents"], parents(job.config))
     if not ignore_code and made["code"]["hash"] != code_hash(loop_module(job.config)):
         found.append(f"code: {made['code']['version']} -> {version()} (modules that the {job.config.loop} loop uses)")
-    return found + _data_changes(made["data"], job.config)
+    return found + _data_changes(made["data"], job.config, read_json(job.run_dir / SHARDS) or {})
 
 
-def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def only_mix_changed(job: Job, *, ignore_code: bool = False) -> bool:
+    """Whether all that differs is what `data.allow_mix_change` lets change."""
+    return not changes(job, ignore_code=ignore_code, mix_may_change=True)
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any], *, mix_may_change: bool = False) -> list[str]:
     """Leaves that differ, as `train.max_steps: 200 -> 300`."""
     before, after = dict(flatten(old)), dict(flatten(new))
-    mix_may_change = after.get("data.allow_mix_change") is True
+    mix_may_change |= after.get("data.allow_mix_change") is True
     lines = []
     for key in sorted({**before, **after}):
         if any(key == inert or key.startswith(f"{inert}.") for inert in INERT) or _of_faults(key):
@@ -194,16 +211,37 @@ def _parent_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     return lines
 
 
-def _data_changes(old: Mapping[str, Any], config: RunConfig) -> list[str]:
+def _data_changes(old: Mapping[str, Any], config: RunConfig, known: Remembered) -> list[str]:
     try:
         new = data(config)
+        lines = [
+            _shards_changed(source, old[source], now, config, known) for source, now in new.items() if source in old
+        ]
     except ValueError:
         return []  # shards that were taken away after training do not unmake what was learnt from them
-    return [
-        f"{source}: the shards changed, {_amount(old[source])} -> {_amount(now)}"
-        for source, now in new.items()
-        if source in old and None not in (old[source]["hash"], now["hash"]) and old[source]["hash"] != now["hash"]
-    ]
+    return [line for line in lines if line]
+
+
+def _shards_changed(
+    place: str, old: Mapping[str, Any], now: Mapping[str, Any], config: RunConfig, known: Remembered
+) -> str | None:
+    """What changed about the shards of a source that keeps the run from going on."""
+    name = place.removeprefix("data.sources.")
+    if name == place or name not in known:
+        same = None in (old["hash"], now["hash"]) or old["hash"] == now["hash"]
+        return None if same else f"{place}: the shards changed, {_amount(old)} -> {_amount(now)}"
+    source = config.data.sources[name]
+    missing = lost(name, source, known[name])
+    if missing is None:
+        return f"{place}: the shards changed, {_amount(old)} -> {_amount(now)}"
+    if not missing:
+        return None
+    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    told = f"{len(missing)} of its shards are gone or shorter than they were ({', '.join(missing[:SHOWN])}{more})"
+    if source.on_bad_shard == "skip":
+        log.warning("%s: %s; what is missing is left out (on_bad_shard=skip)", place, told)
+        return None
+    return f"{place}: {told}; restore them, or go on without what is missing with {place}.on_bad_shard=skip"
 
 
 def _amount(shards: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from sail_train.job import lineage
+from sail_train.job import lineage, shards
 from sail_train.job.job import Job
 
 FINISHED = "finished"
@@ -71,6 +71,8 @@ def decide(job: Job, conduct: Conduct) -> bool:
         log.info("%s: trained anew; the old run is kept in %s", job.run_dir, _move_aside(job.run_dir))
         return True
     if changed:
+        if not finished(job.run_dir) and lineage.only_mix_changed(job, ignore_code=conduct.ignore_code):
+            _refuse_mix(job, changed)
         what = "\n  ".join(changed)
         ignore = "\nor --ignore-code to keep it as it is" if any(line.startswith("code:") for line in changed) else ""
         state = "finished" if finished(job.run_dir) else "begun"
@@ -79,6 +81,15 @@ def decide(job: Job, conduct: Conduct) -> bool:
             f"Say force=true to train it anew (the old run is kept aside){ignore}"
         )
     return not finished(job.run_dir)
+
+
+def _refuse_mix(job: Job, changed: list[str]) -> None:
+    what = "\n  ".join(changed)
+    raise ValueError(
+        f"{job.run_dir} was begun with another mixture:\n  {what}\nSay data.allow_mix_change=true to go on with this "
+        "one from where it stands (a source that is to end gets a stop_step, not weight 0), or force=true to train it "
+        "anew (the old run is kept aside)"
+    )
 
 
 def _move_aside(run_dir: Path) -> Path:
@@ -91,14 +102,19 @@ def _move_aside(run_dir: Path) -> Path:
     return run_dir.rename(target)
 
 
-def write_start(job: Job) -> None:
-    """config.yaml and lineage.json, before the first step."""
+def write_start(job: Job) -> dict[str, list[str]]:
+    """config.yaml, lineage.json and shards.json, before the first step; returns `shards.held`, which hold already."""
+    known = (lineage.read_json(job.run_dir / lineage.SHARDS) or {}) if begun(job.run_dir) else {}
+    held = shards.held(job.config.data, known)
+    shards.hold(job.config.data, held)
     # an earlier process's word on how it ended must not be taken for this one's
     (job.run_dir / "outcome.json").unlink(missing_ok=True)
     text = yaml.safe_dump(job.written, sort_keys=False, allow_unicode=True, width=120)
     record = lineage.record(job)
     lineage.write_text(job.run_dir / "config.yaml", text)
+    lineage.write_json(job.run_dir / lineage.SHARDS, shards.remembered(job.config.data) | known)
     lineage.write_json(job.run_dir / "lineage.json", record)
+    return held
 
 
 @contextmanager

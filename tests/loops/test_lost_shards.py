@@ -1,0 +1,95 @@
+"""Shards that are cut short or vanish under a stopped run, which is started again through the command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from loops_tiny import SUPERVISED, lines, losses, start
+from test_mix_change import cut_back
+
+STEPS = ("train.max_steps=6", "train.save_every=1", "train.keep=9")
+ROWS = ("data.num_streams=2", "data.batch_rows=2", "data.shuffle_buffer=4", "data.pack_buffer=4")
+SKIP = ("data.sources.boxed.on_bad_shard=skip", "data.sources.boxed.max_bad=1000")
+
+
+@pytest.fixture
+def folder(data: Path, tmp_path: Path) -> Path:
+    """Eight shards, named so that braces can say them."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    whole = sorted((data / "boxed").glob("*.tar"))
+    for number in range(8):
+        shutil.copy(whole[number % len(whole)], folder / f"{number}.tar")
+    return folder
+
+
+def begun(data: Path, folder: Path, run: Path, pattern: str) -> tuple[str, ...]:
+    """Tokens of a run that was killed after two steps."""
+    tokens = (*SUPERVISED, *STEPS, *ROWS, f"data.sources.boxed.shards={folder}/{pattern}", f"run_dir={run}")
+    assert start(data, *tokens) == 0
+    cut_back(run, 2)
+    return tokens
+
+
+@pytest.mark.parametrize("pattern", ["*.tar", "{0..7}.tar"])
+def test_a_source_that_skips_goes_on_without_what_was_lost(
+    data: Path, folder: Path, tmp_path: Path, pattern: str,
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    tokens = begun(data, folder, run, pattern)
+    whole = losses(run)
+    short, gone = folder / "3.tar", folder / "5.tar"
+    short.write_bytes(short.read_bytes()[: short.stat().st_size // 2])
+    capsys.readouterr()
+    assert start(data, *tokens) == 2
+    told = capsys.readouterr().err
+    assert f"1 of its shards are gone or shorter than they were ({short}); restore them, or go on without" in told
+    assert "data.sources.boxed.on_bad_shard=skip" in told
+    gone.unlink()
+    assert start(data, *tokens) == 2
+    told = capsys.readouterr().err
+    assert str(gone) in told and "on_bad_shard=skip" in told
+    monkeypatch.setattr(logging.getLogger("sail_train"), "propagate", True)
+    for again in (True, False):
+        assert start(data, *tokens, *SKIP) == 0, capsys.readouterr().err
+        assert f"2 of its shards are gone or shorter than they were ({short}, {gone})" in caplog.text
+        caplog.clear()
+        if again:
+            cut_back(run, 4)
+    assert losses(run)[:2] == whole[:2] and len(losses(run)) == 6
+    lost = {Path(record["shard"]).name for record in lines(run, "quarantine")}
+    assert lost <= {"3.tar", "5.tar"}
+
+
+def test_a_shard_that_came_or_grew_is_another_data_set_whatever_is_skipped(
+    data: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    tokens = begun(data, folder, run, "*.tar")
+    content = (folder / "3.tar").read_bytes()
+    (folder / "3.tar").write_bytes(content + bytes(10240))
+    assert start(data, *tokens, *SKIP) == 2
+    assert "data.sources.boxed: the shards changed, 8 shards of" in capsys.readouterr().err
+    (folder / "3.tar").write_bytes(content)
+    shutil.copy(folder / "3.tar", folder / "8.tar")
+    assert start(data, *tokens, *SKIP) == 2
+    assert " -> 9 shards of" in capsys.readouterr().err
+    (folder / "8.tar").unlink()
+    assert start(data, *tokens, *SKIP) == 0
+
+
+def test_a_run_keeps_the_names_of_a_glob_and_the_sizes_alone_of_braces(
+    data: Path, folder: Path, tmp_path: Path
+) -> None:
+    for pattern in ("*.tar", "{0..7}.tar"):
+        run = tmp_path / pattern[0]
+        begun(data, folder, run, pattern)
+        known = json.loads((run / "shards.json").read_text())["boxed"]
+        paths = [f"{folder}/{number}.tar" for number in range(8)]
+        assert known["names"] == (paths if "*" in pattern else None)
+        assert known["sizes"] == [[path, Path(path).stat().st_size] for path in paths]
