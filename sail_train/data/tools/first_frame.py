@@ -14,9 +14,9 @@ _ANIMATED = ("WEBP", "PNG")
 """Formats that training reads unless there are several frames."""
 
 
-def convertible(content: bytes, reason: str) -> bool:
-    """Whether `as_png` may help with an image that was refused for this reason."""
-    return reason == "image_animated" or any(content.startswith(each) for each in _BEGINNINGS)
+def other_format(content: bytes) -> str:
+    """The format, by its first bytes, that training does not read and `as_png` does; empty for any other."""
+    return next((kind for beginning, kind in _BEGINNINGS.items() if content.startswith(beginning)), "")
 
 
 def as_png(content: bytes) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sail_train.data.tools.media import of_a_file
+from sail_train.data.tools.media import ANIMATED, FORMAT, of_a_file
 
 SHOWN = 20
 """Names of fields that are told on the terminal; dataset.json has all."""
@@ -69,9 +69,15 @@ def show(report: ImportReport) -> None:
     if report.converted:
         console.print(f"first frames made PNG: {counted(report.converted)}")
     if report.unused:
-        console.print(f"fields not used: {counted(report.unused)}", style="yellow")
+        console.print(
+            f"fields not used: {counted(report.unused)}; `meta` of a --map keeps what it names", style="yellow"
+        )
     for reason, count in report.refused.most_common():
         console.print(f"refused {count}: {reason}", style="yellow")
+    if shown := report.refused[FORMAT] + report.refused[ANIMATED]:
+        console.print(
+            f"{shown} are of formats that training does not read: --convert (with --overwrite) makes their first frames PNG"
+        )
     if waiting := sum(count for reason, count in report.refused.items() if of_a_file(reason)):
         console.print(f"{waiting} were refused for their files: mend those, then --retry-refused tries them again")
     if report.refused_file is not None:

@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sail_train.data.tar import MAX_MEMBER_BYTES, MAX_VIDEO_BYTES
-from sail_train.data.tools.first_frame import as_png, convertible
+from sail_train.data.tools.first_frame import as_png, other_format
 from sail_train.data.tools.imported import MediaRef
 from sail_train.data.writer import image_extension, video_extension
 from sail_train.processor.images import open_image
 from sail_train.processor.video import probe
 from sail_train.types import BadSample
 
+FORMAT, ANIMATED = "image_format", "image_animated"
+"""Reasons for an image that training does not read and `as_png` does."""
 OUTSIDE = "outside_folder"
 """Reason for a path or a link that leaves the folders."""
 _DATA_URL = re.compile(r"data:(?:image|video)/[a-z0-9+.-]+;base64,(.*)", re.DOTALL)
@@ -47,10 +49,12 @@ def load_image(ref: MediaRef, folders: Sequence[Path], *, convert: bool = False)
     try:
         open_image(content)
     except BadSample as error:
-        if not convertible(content, error.reason):
+        other = other_format(content)
+        if not other and error.reason != ANIMATED:
             raise
         if not convert:
-            raise BadSample(error.reason, f"{error.detail}; --convert makes its first frame a PNG") from None
+            reason, detail = (FORMAT, f"is {other}") if other else (ANIMATED, error.detail)
+            raise BadSample(reason, f"{detail}; --convert makes its first frame a PNG") from None
         content, kind = as_png(content)
         if len(content) > MAX_MEMBER_BYTES:
             raise BadSample("image_too_large", f"{len(content)} bytes as PNG, of {MAX_MEMBER_BYTES}") from None

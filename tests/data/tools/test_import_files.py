@@ -39,14 +39,18 @@ def frames(kind: str, count: int = 3) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP", "PNG"])
-def test_the_first_frame_becomes_a_png_where_that_is_asked_for(tmp_path: Path, kind: str) -> None:
+def test_the_first_frame_becomes_a_png_where_that_is_asked_for(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = saved("BMP") if kind == "BMP" else frames(kind)
     (tmp_path / "a.bin").write_bytes(content)
     (tmp_path / "b.png").write_bytes(saved("PNG"))
     records = [llava("<image><image>", image=["b.png", "a.bin"]), llava(image="b.png")]
     _, found, (refused,) = import_list(tmp_path, records)
-    assert refused["reason"] in ("image_unreadable", "image_animated") and len(found) == 1
+    assert refused["reason"] == ("image_animated" if kind in ("WEBP", "PNG") else "image_format") and len(found) == 1
     assert refused["detail"].endswith("; --convert makes its first frame a PNG")
+    assert run([str(tmp_path / "records.json"), str(tmp_path / "told")]) == 1
+    assert "1 are of formats that training does not read: --convert (with --overwrite) makes" in capsys.readouterr().out
     report, found, left = import_list(tmp_path, records, convert=True, overwrite=True)
     assert left == [] and report.converted == {kind: 1}
     assert found[0].meta["converted"] == {"1": kind} and "converted" not in found[1].meta
