@@ -297,7 +297,9 @@ def write_index(shard: str, table: Table, folder: str | None = None) -> None:
 
     if remote.is_remote(shard) and folder is None:
         raise ValueError(f"{remote.shown(shard)}: no index can be written beside it; give a local --index-dir")
-    size = str(ShardFile(shard, source="index").size()).encode()
+    file = ShardFile(shard, source="index")
+    file.close()  # of a shard that was just replaced, this thread's descriptor would tell the old one's size
+    size = str(file.size()).encode()
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), VERSION_FIELD: VERSION, SIZE_FIELD: size})
     path = index_path(shard, folder)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

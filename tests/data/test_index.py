@@ -91,3 +91,11 @@ def test_a_column_says_what_it_was_made_by_wherever_its_index_goes(shard: str) -
     assert index.column_origin(table, "weight") == index.column_origin(table, "none") == ""
     index.add_columns(shard, {"score": [1, 2, 3, 4]})
     assert index.column_origin(index.ensure_index(shard), "score") == ""
+
+
+def test_an_index_is_of_the_shard_that_stands_there_now(shard: str, tmp_path: Path) -> None:
+    table = index.ensure_index(shard)
+    (tmp_path / "new").write_bytes(Path(shard).read_bytes() + bytes(1024))
+    os.replace(tmp_path / "new", shard)
+    index.write_index(shard, table)
+    assert index.last_known(shard) == (4, os.path.getsize(shard)), "and not of the one that this thread has open"

@@ -94,8 +94,10 @@ def _share(name: str, text: str) -> float:
 
 
 def run_ngrams(args: argparse.Namespace) -> int:
+    jobs.check_file("--html", args.html)
     paths = jobs.shards_of(args.shards)
     work = str(args.work or Path(paths[0]).parent / ".balance")
+    jobs.check_folder("--work", Path(work))
     summary, shown = balance_ngrams.balance(
         paths, work, size=args.size, power=args.power, least=args.least, most=args.most, num_jobs=args.jobs,
         sample_format=args.format,
@@ -104,6 +106,7 @@ def run_ngrams(args: argparse.Namespace) -> int:
 
 
 def run_tail(args: argparse.Namespace) -> int:
+    jobs.check_file("--html", args.html)
     summary, shown = balance_tail.balance(
         jobs.shards_of(args.shards), args.domain, floor=args.floor, most=args.most, num_jobs=args.jobs,
         sample_format=args.format,

@@ -1,9 +1,9 @@
 """`sail-train data filter`: keeps the samples for which conditions on their index hold.
 
-Into new shards of the same names, with the original bytes, keys and order, and an index that carries all columns; or
-with `--in-index` by `weight` 0 in the index, which the stream honours, without copying a byte. `--measure` first
-writes what a sample measures (see `measured`). Kept and dropped add up to read; a dropped sample is counted under the
-first condition that did not hold.
+Into new shards of the same names, with the original bytes, keys and order, an index that carries all columns and a
+dataset.json that carries the parent's fields and the conditions (`filter_folder`); or with `--in-index` by `weight` 0
+in the index, which the stream honours, without copying a byte. `--measure` first writes what a sample measures (see
+`measured`). Kept and dropped add up to read; a dropped sample is counted under the first condition that did not hold.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sail_train.data.index import add_columns, ensure_index, index_path, read_in
 from sail_train.data.shard_file import ShardFile
 from sail_train.data.tar import BLOCK
 from sail_train.data.tools import jobs
+from sail_train.data.tools.filter_folder import claim, finish, folders_of
 from sail_train.data.tools.measured import check_measured, measure_shard
 
 END = bytes(2 * BLOCK)
@@ -141,11 +142,8 @@ def run(argv: list[str]) -> int:
     """The command; 1 if a shard failed."""
     args = _parser().parse_args(argv)
     conditions = [parse(text).text for text in args.where]
-    if not conditions and not args.measure:
-        raise ValueError("nothing to do: give --where CONDITION, or --measure")
-    if conditions and bool(args.out) == args.in_index:
-        raise ValueError("say where to: --out FOLDER for new shards, or --in-index for weights of 0")
     paths, part = jobs.shards_of(args.shards), jobs.parse_part(args.part)
+    _check(args, conditions, part)
     common: dict[str, Any] = {"jobs": args.jobs, "part": part}
     code = 0
     if args.measure:
@@ -159,9 +157,33 @@ def run(argv: list[str]) -> int:
         summary = jobs.over_shards(paths, weigh_shard, (conditions, args.reset), title="filtering", **common)
     else:
         root = str(jobs.common_folder(paths))
+        folders = folders_of(paths, args.out, root)
+        claim(folders, conditions, overwrite=args.overwrite)
         work_of = (str(args.out), root, conditions)
         summary = jobs.over_shards(paths, filter_shard, work_of, title="filtering", **common)
+        if part == (0, 1) and not summary.failed:
+            finish(folders)
     return max(code, jobs.show(summary, as_json=args.json, title="filtered"))
+
+
+def _check(args: argparse.Namespace, conditions: Sequence[str], part: tuple[int, int]) -> None:
+    """ValueError for a command that says too little, or what would be ignored."""
+    if not conditions and not args.measure:
+        raise ValueError("nothing to do: give --where CONDITION, or --measure")
+    if conditions and bool(args.out) == args.in_index:
+        raise ValueError("say where to: --out FOLDER for new shards, or --in-index for weights of 0")
+    for option, given, needed, there in (
+        ("--overwrite", args.overwrite, "--out", args.out),
+        ("--reset", args.reset, "--in-index", args.in_index),
+        ("--processor", args.processor, "--measure", args.measure),
+        ("--redo", args.redo, "--measure", args.measure),
+    ):
+        if given and not there:
+            raise ValueError(f"{option} does nothing without {needed}")
+    if args.overwrite and part != (0, 1):
+        raise ValueError("--overwrite replaces the whole folder: remove it yourself, then run every --part")
+    if args.out:
+        jobs.check_folder("--out", args.out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     where = "a column, a comparison and a value; all of several must hold"
     parser.add_argument("--where", action="append", default=[], metavar="CONDITION", help=where)
     parser.add_argument("--out", type=Path, help="folder of the new shards")
+    parser.add_argument("--overwrite", action="store_true", help="with --out: replace what other conditions kept there")
     parser.add_argument("--in-index", action="store_true", help="copy nothing: write weight 0 into the index")
     parser.add_argument("--reset", action="store_true", help="with --in-index: forget earlier weights")
     parser.add_argument("--measure", action="store_true", help="first write size, length, language ... to the index")

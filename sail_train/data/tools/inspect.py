@@ -17,6 +17,7 @@ from rich.text import Text
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.measure import parsers
 from sail_train.data.quarantine import TooManyBadSamples
+from sail_train.data.tools.jobs import check_file
 from sail_train.data.tools.page import Page, render
 from sail_train.data.tools.processors import open_processor
 from sail_train.data.tools.seen import SeenSample, seen, seen_samples
@@ -93,6 +94,7 @@ def run(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     console = Console(soft_wrap=True, highlight=False)
     try:
+        check_file("--html", args.html)
         config = SourceConfig(format=args.format, max_tiles=args.max_tiles, fps=args.fps)
         DataConfig(seq_length=args.seq_length, max_patches=args.max_patches)
         parsers({"inspect": config})
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sail-train data inspect",
         description="Show samples of some shards as the model will see them: images, tokens, loss mask, packed rows.",
-        epilog="example: sail-train data inspect digits='data/tiny/train/digits/*.tar' "
+        epilog="example: sail-train data inspect read='data/tiny/train/read/*.tar' "
         "chart='data/tiny/train/chart/*.tar' --processor data/tiny/tokenizer --limit 8 --html samples.html",
     )
     parser.add_argument("shards", nargs="+", help="paths, globs or brace patterns of .tar files; NAME=PATTERN names "

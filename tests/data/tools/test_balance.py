@@ -182,3 +182,14 @@ def test_every_answer_of_a_conversation_is_weighed(tmp_path: Path, make: SimpleN
     shard = str(make.tar(tmp_path / "a.tar", files))
     assert run(["ngrams", shard, "--json"]) == 0
     assert weights(shard)[-1] > 2 * weights(shard)[0], "its last answer is everybody's"
+
+
+@pytest.mark.parametrize(
+    "argv", [["ngrams", "--work", "SHARD/x"], ["ngrams", "--html", "GONE"], ["tail", "--html", "GONE"]]
+)
+def test_places_that_cannot_be_written_are_named_before_any_work(shards: list[str], argv: list[str]) -> None:
+    kind, *options = (each.replace("SHARD", shards[0]).replace("GONE", "/nope/x.html") for each in argv)
+    domain = ["--domain", "meta.topic"] if kind == "tail" else []
+    with pytest.raises(ValueError, match="is no folder; name another|there is no folder /nope"):
+        run([kind, shards[0], *domain, *options])
+    assert not Path(shards[0]).with_name("0.index.parquet").exists()

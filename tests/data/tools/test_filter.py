@@ -14,6 +14,8 @@ from sail_train.cli import main
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
 from sail_train.data.index import add_columns, ensure_index, read_index
+from sail_train.data.interleave import dataset_size
+from sail_train.data.listing import expand
 from sail_train.data.tools.filter import run
 from sail_train.data.tools.measured import language, measure_shard
 from sail_train.processor.processor import SailVLProcessor
@@ -109,8 +111,65 @@ def test_a_filter_goes_on_where_it_stopped_and_sees_what_changed(
     assert run(argv) == 0 and (counts := summary(capsys))["shards skipped"] == counts["shards written"] == 1
     add_columns(shards[0], {"score_vir": [1] * 7})
     assert run(argv) == 0 and summary(capsys)["shards written"] == 1
-    assert run([*argv, "--where", "aspect > 9"]) == 0
+    assert run([*argv, "--where", "aspect > 9", "--overwrite"]) == 0
     assert summary(capsys)["shards left out"] == 2 and not made.exists()
+
+
+def test_a_filtered_folder_says_what_it_is_of_and_is_not_replaced_by_other_conditions(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = {"license": "CC-BY-4.0", "source": "https://example.org", "samples": 7, "images": 6, "complete": True}
+    (tmp_path / "in" / "p0" / "dataset.json").write_text(json.dumps(parent))
+    out = tmp_path / "out"
+
+    def filtered(*argv: str) -> int:
+        return run([*shards, "--out", str(out), "--json", *argv])
+
+    def told(part: str = "p0") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((out / part / "dataset.json").read_text())
+        return found
+
+    assert filtered("--measure", "--where", "aspect <= 3", "--part", "0/2") == 0
+    assert "samples" not in told(), "other parts may still add to it"
+    assert filtered("--measure", "--where", "aspect <= 3") == 0
+    made = {"of": str(tmp_path / "in" / "p0"), "conditions": ["aspect <= 3"]}
+    size = os.path.getsize(out / "p0" / "000000.tar")
+    assert told() == {"license": "CC-BY-4.0", "source": "https://example.org", "filter": made, "samples": 3,
+                      "bytes": size, "shards": 1}  # fmt: skip
+    assert told("p1")["samples"] == 3 and "license" not in told("p1")
+    named = expand("s", [str(out / "p0" / "*.tar")])
+    assert dataset_size("s", named) == 3, "data.temperature has its size"
+    with pytest.raises(ValueError, match=r"holds what \['aspect <= 3'\] kept of .*p0, not \['aspect <= 2'\] of"):
+        filtered("--where", "aspect <= 2")
+    assert os.path.getsize(out / "p0" / "000000.tar") == size and told()["samples"] == 3
+    (out / "p0" / "old.tar").write_bytes((out / "p0" / "000000.tar").read_bytes())
+    assert filtered("--where", "aspect <= 2", "--overwrite") == 0
+    assert told()["samples"] == 2 and told()["shards"] == 1 and not (out / "p0" / "old.tar").exists()
+    # filtered once more: both filters are told
+    again = tmp_path / "again"
+    assert run([str(out / "p0" / "*.tar"), "--where", "aspect <= 1", "--out", str(again)]) == 0
+    last = json.loads((again / "dataset.json").read_text())
+    assert last["filter"]["conditions"] == ["aspect <= 1"] and last["license"] == "CC-BY-4.0"
+    assert last["filter"]["before"]["conditions"] == ["aspect <= 2"] and last["samples"] == 1
+    (again / "dataset.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON .*; mend or remove it"):
+        run([str(out / "p0" / "*.tar"), "--where", "aspect <= 1", "--out", str(again)])
+    (again / "dataset.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no JSON object; mend or remove it"):
+        run([str(out / "p0" / "*.tar"), "--where", "aspect <= 1", "--out", str(again)])
+
+
+@pytest.mark.parametrize("described", [None, "{}"])
+def test_a_data_set_that_no_filter_made_is_not_replaced(
+    shards: list[str], make: SimpleNamespace, tmp_path: Path, described: str | None
+) -> None:
+    other = make.tar(tmp_path / "other" / "000000.tar", [("a.json", make.json())])
+    if described is not None:
+        (tmp_path / "other" / "dataset.json").write_text(described)
+    before = other.read_bytes()
+    with pytest.raises(ValueError, match="holds a data set that no filter made"):
+        run([shards[0], "--measure", "--where", "aspect < 9", "--out", str(tmp_path / "other"), "--overwrite"])
+    assert other.read_bytes() == before
 
 
 def test_in_the_index_a_filter_is_a_weight_of_nothing(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,9 +193,26 @@ def test_a_missing_column_fails_its_shard_by_name(shards: list[str], capsys: pyt
     assert "--measure --processor FOLDER` writes it" in capsys.readouterr().out
 
 
-def test_a_shard_is_not_replaced_by_a_part_of_itself(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    content = Path(shards[0]).read_bytes()
-    assert run([shards[0], "--measure", "--where", "aspect < 2", "--out", str(Path(shards[0]).parent)]) == 1
+@pytest.mark.parametrize("made_by_filter", [False, True])
+def test_a_shard_is_not_replaced_by_a_part_of_itself(shards: list[str], made_by_filter: bool) -> None:
+    content, folder = Path(shards[0]).read_bytes(), Path(shards[0]).parent
+    if made_by_filter:
+        (folder / "dataset.json").write_text('{"filter": {"of": "x", "conditions": []}}')
+    with pytest.raises(ValueError, match="would replace shards by a part of themselves"):
+        run([shards[0], "--measure", "--where", "aspect < 2", "--out", str(folder), "--overwrite"])
+    assert Path(shards[0]).read_bytes() == content
+
+
+def test_a_shard_that_is_linked_to_is_not_replaced_either(
+    shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, link = Path(shards[0]).read_bytes(), tmp_path / "links" / "000000.tar"
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "dataset.json").write_text(
+        json.dumps({"filter": {"of": str(Path(shards[0]).parent), "conditions": ["aspect < 2"]}})
+    )
+    link.symlink_to(shards[0])
+    assert run([str(link), "--measure", "--where", "aspect < 2", "--out", str(tmp_path / "links")]) == 1
     assert "would replace" in capsys.readouterr().out and Path(shards[0]).read_bytes() == content
 
 
@@ -148,8 +224,14 @@ def test_a_shard_is_not_replaced_by_a_part_of_itself(shards: list[str], capsys: 
         (["--where", "aspect < 2", "--out", "x", "--in-index"], "say where to"),
         (["--where", "aspect = 2", "--out", "x"], "should be a column"),
         (["--measure", "--part", "3/2"], "should be I/N"),
+        (["--measure", "--overwrite"], "--overwrite does nothing without --out"),
+        (["--where", "aspect < 2", "--out", "x", "--reset"], "--reset does nothing without --in-index"),
+        (["--where", "aspect < 2", "--out", "x", "--redo"], "--redo does nothing without --measure"),
+        (["--where", "aspect < 2", "--out", "x", "--processor", "x"], "--processor does nothing without --measure"),
+        (["--where", "aspect < 2", "--out", "x", "--overwrite", "--part", "0/2"], "then run every --part"),
+        (["--where", "aspect < 2", "--out", "SHARD/x"], "--out .* is no folder"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(shards: list[str], argv: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run([shards[0], *argv])
+        run([shards[0], *(argument.replace("SHARD", shards[0]) for argument in argv)])

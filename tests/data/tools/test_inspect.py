@@ -197,3 +197,13 @@ def test_large_sheets_are_jpeg_and_small_ones_exact(
     monkeypatch.setattr("sail_train.data.tools.seen.LOSSLESS", 28 * 28 - 1)
     (large,) = seen_samples([shard], processor)
     assert large.visuals[0].sheets[0].data.startswith(b"\xff\xd8")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = str(make.tar(tmp_path / "a.tar", [("a.json", make.json())]))
+    for page, message in (("/nope/x.html", "there is no folder /nope"), (str(tmp_path), "is a folder; name a file")):
+        with pytest.raises(SystemExit):
+            run([shard, "--processor", "/gone", "--html", page])
+        assert message in capsys.readouterr().err

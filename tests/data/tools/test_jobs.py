@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sail_train.data.tools import jobs
 from sail_train.data.tools.jobs import Summary, common_folder, failures, merge, over_shards, parse_part, show
 from sail_train.data.tools.reading import conversations
 from sail_train.types import BadSample
@@ -114,3 +115,13 @@ def test_samples_come_with_the_places_of_the_index(tmp_path: Path, make: object)
     assert not isinstance(first, BadSample) and first.key == "a"
     assert isinstance(second, BadSample) and second.reason == "refused_file"
     assert isinstance(third, BadSample) and third.reason == "bad_json"
+
+
+def test_places_where_nothing_can_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.check_file("--html", None), jobs.check_file("--html", tmp_path / "x.html")
+    jobs.check_folder("--out", tmp_path / "a" / "b")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="--html .*x.html cannot be written to"):
+        jobs.check_file("--html", tmp_path / "x.html")
+    with pytest.raises(ValueError, match="--out .*b: nothing can be written in"):
+        jobs.check_folder("--out", tmp_path / "a" / "b")
