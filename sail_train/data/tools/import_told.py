@@ -75,9 +75,7 @@ def show(report: ImportReport) -> None:
     for reason, count in report.refused.most_common():
         console.print(f"refused {count}: {reason}", style="yellow")
     if shown := report.refused[FORMAT] + report.refused[ANIMATED]:
-        console.print(
-            f"{shown} are of formats that training does not read: --convert (with --overwrite) makes their first frames PNG"
-        )
+        console.print(f"{shown} are of formats that training does not read: --convert --overwrite makes them PNG")
     if waiting := sum(count for reason, count in report.refused.items() if of_a_file(reason)):
         console.print(f"{waiting} were refused for their files: mend those, then --retry-refused tries them again")
     if report.refused_file is not None:

@@ -50,7 +50,7 @@ def test_the_first_frame_becomes_a_png_where_that_is_asked_for(
     assert refused["reason"] == ("image_animated" if kind in ("WEBP", "PNG") else "image_format") and len(found) == 1
     assert refused["detail"].endswith("; --convert makes its first frame a PNG")
     assert run([str(tmp_path / "records.json"), str(tmp_path / "told")]) == 1
-    assert "1 are of formats that training does not read: --convert (with --overwrite) makes" in capsys.readouterr().out
+    assert "1 are of formats that training does not read: --convert --overwrite makes" in capsys.readouterr().out
     report, found, left = import_list(tmp_path, records, convert=True, overwrite=True)
     assert left == [] and report.converted == {kind: 1}
     assert found[0].meta["converted"] == {"1": kind} and "converted" not in found[1].meta
