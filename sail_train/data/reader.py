@@ -83,6 +83,8 @@ class Reader:
         self._num_streams = config.num_streams
         self._processor = processor
         shards = shard_lists(config)
+        self.shards: Mapping[str, ShardList] = shards
+        """Of each source that has a weight."""
         self.asked = mixture(config, shards)
         """Shares that the sources were given."""
         budget, measure = budget_of(config), Measure(config, processor, seed=seed)

@@ -78,6 +78,8 @@ class Stream(Iterator[Step]):
         """JSON: what the order of the samples is a function of; a fingerprint of the data."""
         self.asked = self._reader.asked
         """Shares that the sources were given."""
+        self.shards = self._reader.shards
+        """Of each source that has a weight."""
         self.positions = self._reader.positions()
         """JSON: where the streams stand after the last step that was given out."""
         self._prefetch: Prefetch[Step] | None = None

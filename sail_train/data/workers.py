@@ -63,7 +63,7 @@ class Workers:
             )
         reader = Reader(config, processor, seed=seed, numbers=numbers)
         reader.close()
-        self.settings, self.asked = reader.settings, reader.asked
+        self.settings, self.asked, self.shards = reader.settings, reader.asked, reader.shards
         self._positions = reader.positions()
         self._numbers = sorted(numbers)
         self._num_streams = config.num_streams

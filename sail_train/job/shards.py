@@ -14,7 +14,7 @@ from typing import Any
 
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.listing import NAMES_IN_HASH, ShardList, are_plain, expand, matches
-from sail_train.data.remote import is_remote
+from sail_train.data.remote import is_remote, shown
 
 Remembered = Mapping[str, Mapping[str, Any]]
 """By source: "sizes", [path, bytes] of some shards (null: missing or remote), and "names" of all if a glob found them,
@@ -35,7 +35,7 @@ def lost(name: str, source: SourceConfig, before: Mapping[str, Any]) -> list[str
     shards = _listed(name, source)[0]
     if before["names"] is None:
         looked = shards.spread(NAMES_IN_HASH)
-        if _base([path for path, _ in before["sizes"]]) != _base(looked):
+        if _base([path for path, _ in before["sizes"]]) != _base([shown(path) for path in looked]):
             return None
         gone: list[str] = []
     else:
@@ -68,7 +68,8 @@ def hold(config: DataConfig, names: Mapping[str, list[str]]) -> None:
 
 def _remember(name: str, source: SourceConfig) -> dict[str, Any]:
     shards, globbed = _listed(name, source)
-    sizes = [[path, _size(path)] for path in shards.spread(NAMES_IN_HASH)]
+    # a signed URL is nobody else's: its query stays in the list file
+    sizes = [[shown(path), _size(path)] for path in shards.spread(NAMES_IN_HASH)]
     return {"names": list(shards) if globbed and are_plain(shards) else None, "sizes": sizes}
 
 

@@ -59,6 +59,11 @@ class Shares:
             values |= {f"mix/{kind}/{source}": count / total for source, count in read.items()}
         return values
 
+    @property
+    def samples_per_step(self) -> float:
+        """Mean over the run so far."""
+        return sum(self._read["samples"].values()) / max(1, self.steps)
+
     def pass_over(self) -> None:
         """Counts a step without a sample: all that came was bad."""
         for source, share in self._asked(self.steps).items():

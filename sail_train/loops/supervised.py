@@ -18,12 +18,13 @@ from sail_train.data.deal import training_flops
 from sail_train.data.exchange import make_group
 from sail_train.data.quarantine import carried
 from sail_train.data.stream import Stream
-from sail_train.engine.deepspeed import Loss, TrainEngine
+from sail_train.engine.deepspeed import Loss, StepResult, TrainEngine
 from sail_train.engine.loop import Exhausted, WorkStep
 from sail_train.engine.rundir import RunDir
 from sail_train.loops import setup
 from sail_train.loops.balance import routed_tokens
 from sail_train.loops.config import RunConfig
+from sail_train.loops.mixture import Announcement
 from sail_train.loops.outcome import Outcome
 from sail_train.loops.shares import Shares, all_costs, evenness
 from sail_train.loops.stage import evaluate_start, train_stage
@@ -79,6 +80,11 @@ class SupervisedWork:
         self._positions: Mapping[str, Any] = stream.positions
         self._shares = Shares(stream.asked.shares, self._sources)
         self._per_micro_step = config.engine.zero_stage >= 2
+        self._announcement: Announcement | None = None
+        if dist.is_main():
+            steps = config.train.max_steps
+            self._announcement = Announcement(config.data, stream.asked, stream.shards, steps=steps)
+            self._announcement.start()
 
     def next_step(self) -> WorkStep | Exhausted:
         """The next global step that has something to train on.
@@ -107,8 +113,14 @@ class SupervisedWork:
             sums={"fill": step.fill, "fill:count": 1.0, **consumed(step.batches, self._sources)},
             metrics=evenness(costs, world=dist.world_size(), per_micro_step=self._per_micro_step),
             quarantined=quarantined,
-            finish=self._shares.add,
+            finish=self._finish,
         )
+
+    def _finish(self, result: StepResult) -> dict[str, float]:
+        metrics = self._shares.add(result)
+        if self._announcement is not None:
+            self._announcement.epochs(self._shares.samples_per_step)
+        return metrics
 
     def _read(self) -> tuple[Step, list[float]]:
         """A global step, and of all ranks' part of it: the denominator, routed tokens, rows, and each one's costs."""

@@ -11,6 +11,9 @@ import pytest
 from loops_tiny import SUPERVISED, lines, losses, start
 from test_mix_change import cut_back
 
+from sail_train.data.config import DataConfig, SourceConfig
+from sail_train.job.shards import lost, remembered
+
 STEPS = ("train.max_steps=6", "train.save_every=1", "train.keep=9")
 ROWS = ("data.num_streams=2", "data.batch_rows=2", "data.shuffle_buffer=4", "data.pack_buffer=4")
 SKIP = ("data.sources.boxed.on_bad_shard=skip", "data.sources.boxed.max_bad=1000")
@@ -62,8 +65,7 @@ def test_a_source_that_skips_goes_on_without_what_was_lost(
         if again:
             cut_back(run, 4)
     assert losses(run)[:2] == whole[:2] and len(losses(run)) == 6
-    lost = {Path(record["shard"]).name for record in lines(run, "quarantine")}
-    assert lost <= {"3.tar", "5.tar"}
+    assert {Path(record["shard"]).name for record in lines(run, "quarantine")} <= {"3.tar", "5.tar"}
 
 
 def test_a_shard_that_came_or_grew_is_another_data_set_whatever_is_skipped(
@@ -93,3 +95,11 @@ def test_a_run_keeps_the_names_of_a_glob_and_the_sizes_alone_of_braces(
         paths = [f"{folder}/{number}.tar" for number in range(8)]
         assert known["names"] == (paths if "*" in pattern else None)
         assert known["sizes"] == [[path, Path(path).stat().st_size] for path in paths]
+
+
+def test_signed_urls_stay_in_their_list_file(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("https://store/a.tar?signature=secret\n")
+    source = SourceConfig(shards=f"@{tmp_path}/list.txt")
+    known = remembered(DataConfig(sources={"far": source}))
+    assert known == {"far": {"names": None, "sizes": [["https://store/a.tar", None]]}}
+    assert lost("far", source, known["far"]) == []
