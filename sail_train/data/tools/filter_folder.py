@@ -32,6 +32,8 @@ def claim(folders: Mapping[Path, Path], conditions: Sequence[str], *, overwrite:
     Raises:
         ValueError: one holds something else, and is not to be overwritten or is no filter's.
     """
+    stale: list[Path] = []
+    parents = {source: described(source) or {} for source in folders}
     wanted = {target: {"of": str(source), "conditions": list(conditions)} for source, target in folders.items()}
     for target, made_by in wanted.items():
         if target.resolve() in folders:
@@ -41,16 +43,18 @@ def claim(folders: Mapping[Path, Path], conditions: Sequence[str], *, overwrite:
             continue
         if made is None:
             raise ValueError(f"--out {target} holds a data set that no filter made; choose another folder")
-        if not overwrite:
+        shards = sorted(target.glob("*.tar"))  # none: what came to nothing, as by a mistyped column, is in nobody's way
+        if shards and not overwrite:
             raise ValueError(
                 f"--out {target} holds what {made['conditions']} kept of {made['of']}, not {made_by['conditions']} of "
                 f"{made_by['of']}; choose another folder, or --overwrite replaces all of it"
             )
-        for path in target.glob("*.tar"):
-            Path(index_path(str(path))).unlink(missing_ok=True)
-            path.unlink()
+        stale += shards
+    for path in stale:
+        Path(index_path(str(path))).unlink(missing_ok=True)
+        path.unlink()
     for source, target in folders.items():
-        parent = described(source) or {}
+        parent = parents[source]
         kept = {name: value for name, value in parent.items() if name not in (*COUNTS, FILTER)}
         earlier = {"before": parent[FILTER]} if FILTER in parent else {}
         _write(target, {**kept, FILTER: {**wanted[target], **earlier}})

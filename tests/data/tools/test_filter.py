@@ -129,6 +129,7 @@ def test_a_filtered_folder_says_what_it_is_of_and_is_not_replaced_by_other_condi
         found: dict[str, Any] = json.loads((out / part / "dataset.json").read_text())
         return found
 
+    assert filtered("--where", "widht <= 3") == 1, "which is in nobody's way"
     assert filtered("--measure", "--where", "aspect <= 3", "--part", "0/2") == 0
     assert "samples" not in told(), "other parts may still add to it"
     assert filtered("--measure", "--where", "aspect <= 3") == 0
