@@ -37,20 +37,20 @@ def lost(name: str, source: SourceConfig, before: Mapping[str, Any]) -> list[str
         looked = shards.spread(NAMES_IN_HASH)
         if _base([path for path, _ in before["sizes"]]) != _base([shown(path) for path in looked]):
             return None
-        gone: list[str] = []
+        gone: set[str] = set()
     else:
         found = set(shards)
         if not found <= set(before["names"]):
             return None
         looked = [path for path, _ in before["sizes"]]
-        gone = [path for path in before["names"] if path not in found]
+        gone = set(before["names"]) - found
     for path, (_, size) in zip(looked, before["sizes"], strict=True):
         now = _size(path)
         if size is None or path in gone or now == size:
             continue
         if now is not None and now > size:
             return None
-        gone.append(path)
+        gone.add(path)
     return sorted(gone)
 
 

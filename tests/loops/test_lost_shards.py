@@ -103,3 +103,14 @@ def test_signed_urls_stay_in_their_list_file(tmp_path: Path) -> None:
     known = remembered(DataConfig(sources={"far": source}))
     assert known == {"far": {"names": None, "sizes": [["https://store/a.tar", None]]}}
     assert lost("far", source, known["far"]) == []
+
+
+def test_names_that_are_patterns_are_not_kept(tmp_path: Path) -> None:
+    """They would be looked up anew: such a glob is as before, and a resume is refused where it finds others."""
+    for name in ("a[1].tar", "b.tar"):
+        (tmp_path / name).write_bytes(b"x")
+    source = SourceConfig(shards=f"{tmp_path}/*.tar", on_bad_shard="skip")
+    known = remembered(DataConfig(sources={"odd": source}))
+    assert known["odd"]["names"] is None and lost("odd", source, known["odd"]) == []
+    (tmp_path / "a[1].tar").unlink()
+    assert lost("odd", source, known["odd"]) is None
