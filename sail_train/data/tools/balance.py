@@ -98,6 +98,7 @@ def run_ngrams(args: argparse.Namespace) -> int:
     paths = jobs.shards_of(args.shards)
     work = str(args.work or Path(paths[0]).parent / ".balance")
     jobs.check_folder("--work", Path(work))
+    jobs.check_beside(paths)
     summary, shown = balance_ngrams.balance(
         paths, work, size=args.size, power=args.power, least=args.least, most=args.most, num_jobs=args.jobs,
         sample_format=args.format,
@@ -107,8 +108,10 @@ def run_ngrams(args: argparse.Namespace) -> int:
 
 def run_tail(args: argparse.Namespace) -> int:
     jobs.check_file("--html", args.html)
+    paths = jobs.shards_of(args.shards)
+    jobs.check_beside(paths)
     summary, shown = balance_tail.balance(
-        jobs.shards_of(args.shards), args.domain, floor=args.floor, most=args.most, num_jobs=args.jobs,
+        paths, args.domain, floor=args.floor, most=args.most, num_jobs=args.jobs,
         sample_format=args.format,
     )  # fmt: skip
     return _show(summary, shown, args)

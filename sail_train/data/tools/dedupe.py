@@ -88,6 +88,8 @@ def run(argv: list[str]) -> int:
     against = [parse_against(text) for text in args.against]
     work = str(args.work or Path(paths[0]).parent / ".dedupe")
     jobs.check_folder("--work", Path(work))
+    if not args.sign_only:
+        jobs.check_beside(paths)
     if not (args.no_duplicates or args.reset or args.sign_only):
         earlier = jobs.over_shards(paths, check_earlier, (options,), title="looking")
         if earlier.failed:

@@ -144,6 +144,8 @@ def run(argv: list[str]) -> int:
     conditions = [parse(text).text for text in args.where]
     paths, part = jobs.shards_of(args.shards), jobs.parse_part(args.part)
     _check(args, conditions, part)
+    if args.measure or args.in_index:
+        jobs.check_beside(paths)
     common: dict[str, Any] = {"jobs": args.jobs, "part": part}
     code = 0
     if args.measure:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_train.config import to_mapping
+from sail_train.data import remote
 from sail_train.data.listing import expand
 
 SKIPPED = "shards skipped"
@@ -176,6 +177,13 @@ def check_folder(option: str, path: Path) -> None:
         raise ValueError(f"{option} {path}: {there} is no folder; name another place")
     if not os.access(there, os.W_OK):
         raise ValueError(f"{option} {path}: nothing can be written in {there}; name another place")
+
+
+def check_beside(shards: Sequence[str]) -> None:
+    """ValueError if a folder of local shards, in which their indexes are to be written, takes none."""
+    for folder in sorted({os.path.dirname(shard) or "." for shard in shards if not remote.is_remote(shard)}):
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"nothing can be written in {folder}, beside the shards; this tool writes their indexes")
 
 
 def common_folder(paths: Sequence[str]) -> Path:

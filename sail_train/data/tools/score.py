@@ -248,6 +248,7 @@ def run(argv: list[str]) -> int:
         max_fail_rate=args.max_fail_rate, max_requests=args.max_requests, retry=args.retry, redo=args.redo,
     )  # fmt: skip
     paths, part = jobs.shards_of(args.shards), jobs.parse_part(args.part)
+    jobs.check_beside(paths)
     open_judge(judge)  # a missing model or key is one mistake, not one a shard
     summary = jobs.over_shards(paths, score_shard, (options,), jobs=args.jobs, part=part, title="scoring")
     return jobs.show(summary, as_json=args.json, title="scored")

@@ -115,6 +115,7 @@ def run(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     rates, lines = read_rates(args.samples, args.source)
     paths = jobs.shards_of(args.shards)
+    jobs.check_beside(paths)
     found = jobs.over_shards(paths, count_shard, (frozenset(rates), args.format), jobs=args.jobs, title="finding")
     places: dict[str, int] = found.counts.get("found", {})
     if not places and not found.failed:

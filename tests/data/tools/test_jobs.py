@@ -6,9 +6,11 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sail_train.cli import load
 from sail_train.data.tools import jobs
 from sail_train.data.tools.jobs import Summary, common_folder, failures, merge, over_shards, parse_part, show
 from sail_train.data.tools.reading import conversations
@@ -125,3 +127,30 @@ def test_places_where_nothing_can_be_written_are_refused(tmp_path: Path, monkeyp
         jobs.check_file("--html", tmp_path / "x.html")
     with pytest.raises(ValueError, match="--out .*b: nothing can be written in"):
         jobs.check_folder("--out", tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["dedupe"],
+        ["balance", "ngrams", "--work", "WORK"],
+        ["balance", "tail", "--domain", "meta.topic"],
+        ["filter", "--measure"],
+        ["filter", "--where", "width > 1", "--in-index"],
+        ["scores-from", "SAMPLES"],
+        ["score", "--model", "/gone"],
+    ],
+)
+def test_tools_that_write_indexes_look_first_whether_they_can(
+    command: list[str], tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = str(make.tar(tmp_path / "in" / "a.tar", [("a.json", make.json())]))
+    line = {"source": "s", "key": "a", "prompt": "what", "truth": None, "pass_rate": 0.5, "responses": ["x"]}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(line) + "\n")
+    given = {"WORK": str(tmp_path / "work"), "SAMPLES": str(tmp_path / "samples.jsonl")}
+    name, *options = (given.get(each, each) for each in command)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path / "in"))
+    kind = [options.pop(0)] if name == "balance" else []
+    with pytest.raises(ValueError, match="nothing can be written in .*in"):
+        load(f"data {name}")([*kind, *options, shard, *(["--work", given["WORK"]] if name == "dedupe" else [])])
+    assert os.listdir(tmp_path / "in") == ["a.tar"]
