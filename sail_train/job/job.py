@@ -165,9 +165,7 @@ def _with_references(full: dict[str, Any], values: dict[str, Any], masked: dict[
 def _needs(entry: Entry, values: dict[str, Any], earlier: Sequence[str]) -> tuple[str, ...]:
     base = values["recipe_dir"]
     texts = [text for _, value in flatten(values) for text in (value if isinstance(value, list) else [value])]
-    named = {
-        name for name in earlier for text in texts if isinstance(text, str) and text.startswith(f"{base}/{name}/")
-    }
+    named = {name for name in earlier for text in texts if isinstance(text, str) and text.startswith(f"{base}/{name}/")}
     return tuple(name for name in earlier if name in named or name in entry.parents.values())
 
 
