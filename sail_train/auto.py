@@ -1,8 +1,8 @@
 """Importing this registers our config, model and processor with transformers' Auto classes.
 
-    import sail_train.auto
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    processor = AutoProcessor.from_pretrained(folder)
+import sail_train.auto
+model = AutoModelForImageTextToText.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
 """
 
 from __future__ import annotations

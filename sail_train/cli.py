@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from sail_train.commands import COMMANDS
 from sail_train.config import suggestion
+from sail_train.types import RunStopped
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name, rest = find(words)
         return load(name)(rest)
-    except ValueError as error:
+    except (ValueError, RunStopped) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USAGE
     except KeyboardInterrupt:

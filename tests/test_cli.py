@@ -11,6 +11,7 @@ import pytest
 
 from sail_train import cli
 from sail_train.commands import COMMANDS
+from sail_train.types import RunStopped
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "deepspeed", "datasets", "sklearn", "wandb"}
@@ -99,6 +100,17 @@ def test_ctrl_c_is_told_and_has_its_own_code(
     monkeypatch.setattr(cli, "load", lambda name: interrupted)
     assert cli.main(["report", "x"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_what_its_user_can_mend_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(arguments: list[str]) -> int:
+        raise RunStopped("source 's': 3 of 100 samples are bad")
+
+    monkeypatch.setattr(cli, "load", lambda name: stopped)
+    assert cli.main(["data", "trace"]) == 2
+    assert capsys.readouterr().err == "error: source 's': 3 of 100 samples are bad\n"
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

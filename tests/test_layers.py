@@ -90,7 +90,7 @@ def test_no_module_takes_part_in_an_import_cycle() -> None:
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, f"import cycle: {' -> '.join([*trail[trail.index(name):], name])}"
+        assert name not in trail, f"import cycle: {' -> '.join([*trail[trail.index(name) :], name])}"
         if name in done:
             return
         for other in graph[name]:

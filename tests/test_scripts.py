@@ -87,9 +87,7 @@ def submit(cluster: dict[str, str], name: str, *, save: bool = False, **step: st
 def test_a_job_starts_the_ranks_with_its_overrides(cluster: dict[str, str]) -> None:
     code, calls = submit(cluster, "train.sbatch")
     assert code == 0
-    assert calls == [
-        "srun --ntasks-per-node=1 --kill-on-bad-exit=1 scripts/slurm/ranks recipe=tiny train.max_steps=2"
-    ]
+    assert calls == ["srun --ntasks-per-node=1 --kill-on-bad-exit=1 scripts/slurm/ranks recipe=tiny train.max_steps=2"]
 
 
 def test_a_recipe_job_starts_the_runner_with_its_overrides(cluster: dict[str, str]) -> None:

@@ -64,9 +64,7 @@ def test_an_entry_needs_what_its_values_name_too(configs: Configs) -> None:
     assert one.config.parents == {"vision": "runs/two/again", "language": "elsewhere/model"}
 
 
-def test_what_is_written_keeps_references_to_the_environment(
-    configs: Configs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_written_keeps_references_to_the_environment(configs: Configs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAIL_TEST_NAME", "hunter2")
     one = job(configs, "stage=first", "log.project=${oc.env:SAIL_TEST_NAME}")
     assert one.config.log.project == "hunter2"

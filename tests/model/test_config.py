@@ -43,8 +43,15 @@ def test_configs_import_neither_torch_nor_transformers() -> None:
         ),
         ({"language": {**LANGUAGE, "num_experts": 4}}, "a mixture of experts needs all three, a dense model none"),
         (
-            {"language": {**LANGUAGE, "model_type": "qwen3_moe", "num_experts": 2, "num_experts_per_tok": 4,
-                          "moe_intermediate_size": 8}},
+            {
+                "language": {
+                    **LANGUAGE,
+                    "model_type": "qwen3_moe",
+                    "num_experts": 2,
+                    "num_experts_per_tok": 4,
+                    "moe_intermediate_size": 8,
+                }
+            },
             "num_experts_per_tok=4 exceeds num_experts=2",
         ),
         ({"language": {**LANGUAGE, "router_aux_loss_coef": -1.0}}, "router_aux_loss_coef=-1.0 must be 0"),

@@ -87,9 +87,7 @@ def test_the_image_token_is_never_drawn(
     assert not (out == 61).any()
 
 
-def test_generation_sees_the_image(
-    endless: SailVLForConditionalGeneration, make_sample: Callable[..., Sample]
-) -> None:
+def test_generation_sees_the_image(endless: SailVLForConditionalGeneration, make_sample: Callable[..., Sample]) -> None:
     sample = make_sample(0, 5, (6, 6))
     other = {**sample, "patches": 255 - sample["patches"]}
     logits = [endless(**left_pad(s)).logits for s in (sample, other)]

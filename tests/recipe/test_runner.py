@@ -99,9 +99,7 @@ def test_gates_may_be_left_unasked(configs: Configs, loop: Any) -> None:
     assert statuses(summary()) == ["finished"] * 3
 
 
-def test_an_interrupt_leaves_table_and_summary(
-    configs: Configs, loop: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_leaves_table_and_summary(configs: Configs, loop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run(configs, until="one")
     loop.error = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
