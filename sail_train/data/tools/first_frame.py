@@ -45,6 +45,5 @@ def as_png(content: bytes) -> tuple[bytes, str]:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise BadSample("image_undecodable", f"{kind}: {type(error).__name__}: {error}") from error
     made = io.BytesIO()
-    # no metadata: an orientation that was kept would be applied a second time
-    Image.frombytes("RGB", upright.size, upright.tobytes()).save(made, "PNG")
+    upright.save(made, "PNG")
     return made.getvalue(), kind

@@ -75,7 +75,8 @@ def test_what_was_good_already_keeps_its_bytes_and_what_is_no_image_is_refused(t
 def test_an_orientation_is_applied_once_and_transparency_is_white() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    for turned in (saved("TIFF", exif=exif), saved("TIFF", tiffinfo={0x0112: 6})):
+    moving: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (20, 12))], "exif": exif}
+    for turned in (saved("TIFF", exif=exif), saved("WEBP", lossless=True, **moving), saved("PNG", **moving)):
         assert np.array_equal(np.asarray(open_image(as_png(turned)[0])), np.rot90(PIXELS, 3))
     clear = np.zeros((4, 4, 4), dtype=np.uint8)
     assert np.asarray(open_image(as_png(saved("TIFF", clear))[0])).min() == 255
