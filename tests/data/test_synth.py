@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
+import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -208,3 +211,26 @@ def test_a_directory_in_use_is_left_alone(tmp_path: Path, capsys: pytest.Capture
         run(["--out", str(tmp_path)])
     assert ended.value.code == 2 and "is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("other_seed", [0, 1])
+def test_of_two_processes_one_makes_the_data_and_the_other_waits(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other_seed: int
+) -> None:
+    """And takes it as it is, or refuses it where it asked for other data."""
+    out = tmp_path / "data"
+    with ThreadPoolExecutor(1) as threads, (tmp_path / ".data.lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with caplog.at_level("INFO"):
+            waiting = threads.submit(synthesize, out, scale=SCALE, seed=other_seed)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            assert not (tmp_path / "data.partial").exists() and "waiting for it" in caplog.text
+            shutil.copytree(made, out)
+            fcntl.flock(first, fcntl.LOCK_UN)
+            if other_seed:
+                with pytest.raises(ValueError, match="is not empty"):
+                    waiting.result(timeout=60)
+            else:
+                waiting.result(timeout=60)
+    assert (out / "synth.json").read_bytes() == (made / "synth.json").read_bytes()

@@ -1,19 +1,23 @@
 """`sail-train data synth`: write the shards of every source, and the tiny tokenizer trained on their text.
 
 Everything is written aside and renamed when complete, so an interrupted run leaves no half data set, and
-`synth.json` says with which options it was made.
+`synth.json` says with which options it was made. Of two processes that want the same place one makes it and the other
+waits: recipes that are started together share their data.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +45,41 @@ def synthesize(out: Path, *, seed: int = 0, hasty: float = 0.6, scale: float = 1
         raise ValueError(f"hasty={hasty} must be a share from 0 to 1")
     if scale <= 0:
         raise ValueError(f"scale={scale} must be above 0")
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; remove it, or name another directory with --out")
+    flaw = f"{hasty:.0%} of the teacher's thoughts stop before the last cells and answer from there"
+    options = {"seed": seed, "hasty": hasty, "scale": scale, "teacher": flaw}
+    with _alone(out) as waited:
+        if waited and _options(out) == options:
+            return
+        if out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out} is not empty; remove it, or name another directory with --out")
+        _make(out, options)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[bool]:
+    """Holds the place for this process; yields whether another one had it until now."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f".{out.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            waited = False
+        except OSError:
+            log.info("another process is making %s; waiting for it", out)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waited = True
+        yield waited
+
+
+def _options(out: Path) -> object:
+    """What a place says it was made with."""
+    try:
+        return json.loads((out / "synth.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _make(out: Path, options: Mapping[str, Any]) -> None:
+    seed, hasty, scale = options["seed"], options["hasty"], options["scale"]
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     train = {name: replace(source, num_samples=_scaled(source, scale)) for name, source in TRAIN.items()}
@@ -53,8 +90,6 @@ def synthesize(out: Path, *, seed: int = 0, hasty: float = 0.6, scale: float = 1
             log.info("%s/%s: %d samples", folder, name, source.num_samples)
     _write_tokenizer(aside / "tokenizer", train, seed=seed, hasty=hasty)
     _write_examples(aside / "examples", seed=seed)
-    flaw = f"{hasty:.0%} of the teacher's thoughts stop before the last cells and answer from there"
-    options = {"seed": seed, "hasty": hasty, "scale": scale, "teacher": flaw}
     (aside / "synth.json").write_text(json.dumps(options, indent=1) + "\n")
     if out.exists():
         out.rmdir()
