@@ -231,7 +231,7 @@ def dataset_size(source: str, shards: ShardList) -> int:
             with open(path, encoding="utf-8") as file:
                 described = json.load(file)
             samples, listed = int(described["samples"]), int(described["shards"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"source {source!r}: data.temperature needs its size, and {remote.shown(path)} does not tell it "
                 f"({type(error).__name__}); run `sail-train data index`, or give data.sources.{source}.size"

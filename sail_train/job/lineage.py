@@ -31,7 +31,7 @@ INERT = (
     "run_dir", "recipe_dir", "parents", "log", "train.log_every", "train.save_every", "train.keep", "eval.show",
     "eval.batch_size", "engine.timeout_minutes", "engine.bucket_elements", "data.micro_batch", "data.prefetch",
     "data.decode_threads", "data.workers", "data.balance", "data.balance_group",
-    "data.index_dir", "data.allow_mix_change", "data.max_bad_in_a_row",
+    "data.index_dir", "data.allow_mix_change", "data.max_bad_in_a_row", "data.buffer_warning_gib",
 )  # fmt: skip
 """Keys, with all below them, that may change without changing the result. Of parents the models count, by hash."""
 
@@ -226,10 +226,12 @@ def _shards_changed(
     place: str, old: Mapping[str, Any], now: Mapping[str, Any], config: RunConfig, known: Remembered
 ) -> str | None:
     """What changed about the shards of a source that keeps the run from going on."""
+    if old["hash"] == now["hash"] is not None:
+        return None
     name = place.removeprefix("data.sources.")
     if name == place or name not in known:
-        same = None in (old["hash"], now["hash"]) or old["hash"] == now["hash"]
-        return None if same else f"{place}: the shards changed, {_amount(old)} -> {_amount(now)}"
+        unknown = None in (old["hash"], now["hash"])
+        return None if unknown else f"{place}: the shards changed, {_amount(old)} -> {_amount(now)}"
     source = config.data.sources[name]
     missing = lost(name, source, known[name])
     if missing is None:

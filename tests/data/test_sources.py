@@ -15,7 +15,7 @@ import pytest
 from sail_train.data import index
 from sail_train.data.config import DataConfig, SourceConfig
 from sail_train.data.held_out import held_out
-from sail_train.data.interleave import budget_of, candidates, mixture, order_settings, shard_lists
+from sail_train.data.interleave import budget_of, candidates, dataset_size, mixture, order_settings, shard_lists
 from sail_train.data.listing import ShardList, describe, expand, names_hash
 from sail_train.data.mix import Mixture
 from sail_train.data.prompts import PromptStream
@@ -355,6 +355,13 @@ def test_temperature_draws_by_size(two: DataConfig, tmp_path: Path) -> None:
     assert mixture(two, shard_lists(two)).shares(0) == pytest.approx({"a": 2 / 3, "b": 1 / 3})
     two.sources["b"].weight = 2.0
     assert mixture(two, shard_lists(two)).shares(0) == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+@pytest.mark.parametrize("text", ['{"samples": Infinity, "shards": 4}', "[" * 100_000, '{"samples": 1}', "[]", "{"])
+def test_a_dataset_json_that_makes_no_sense_tells_no_size(two: DataConfig, tmp_path: Path, text: str) -> None:
+    (tmp_path / "a" / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match="does not tell it"):
+        dataset_size("a", shard_lists(two)["a"])
 
 
 def test_a_size_that_nothing_tells_is_an_error_with_the_remedy(two: DataConfig, tmp_path: Path) -> None:

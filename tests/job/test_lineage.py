@@ -41,7 +41,14 @@ def test_the_record_names_parents_code_and_data(configs: Configs) -> None:
 def test_nothing_changed_is_nothing_said(configs: Configs) -> None:
     write_start(job(configs))
     assert lineage.changes(job(configs)) == []
-    inert = ("train.log_every=3", "log.wandb=offline", "data.micro_batch=2", "data.prefetch=0", "train.keep=5")
+    inert = (
+        "train.log_every=3",
+        "log.wandb=offline",
+        "data.micro_batch=2",
+        "data.prefetch=0",
+        "data.buffer_warning_gib=16",
+        "train.keep=5",
+    )
     assert lineage.changes(job(configs, *inert)) == []
 
 

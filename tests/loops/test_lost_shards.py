@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from loops_tiny import SUPERVISED, lines, losses, start
+from loops_tiny import SUPERVISED, lines, losses, start, write_tar
 from test_mix_change import cut_back
 
 from sail_train.data.config import DataConfig, SourceConfig
-from sail_train.job.shards import lost, remembered
+from sail_train.job.shards import held, lost, remembered
 
 STEPS = ("train.max_steps=6", "train.save_every=1", "train.keep=9")
 ROWS = ("data.num_streams=2", "data.batch_rows=2", "data.shuffle_buffer=4", "data.pack_buffer=4")
@@ -95,6 +95,56 @@ def test_a_run_keeps_the_names_of_a_glob_and_the_sizes_alone_of_braces(
         paths = [f"{folder}/{number}.tar" for number in range(8)]
         assert known["names"] == (paths if "*" in pattern else None)
         assert known["sizes"] == [[path, Path(path).stat().st_size] for path in paths]
+
+
+def test_a_folder_that_moved_is_the_same_data_with_globs_too(
+    data: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its place is in no config leaf here: an `@list` names it."""
+    run, listed = tmp_path / "run", tmp_path / "list.txt"
+    listed.write_text(f"{folder}/*.tar\n")
+    tokens = (*SUPERVISED, *STEPS, *ROWS, f"data.sources.boxed.shards=@{listed}", f"run_dir={run}")
+    assert start(data, *tokens, *SKIP) == 0
+    whole = losses(run)
+    cut_back(run, 2)
+    moved = folder.rename(tmp_path / "moved")
+    listed.write_text(f"{moved}/*.tar\n")
+    assert start(data, *tokens, *SKIP) == 0, capsys.readouterr().err
+    assert losses(run) == whole
+    cut_back(run, 2)
+    (moved / "5.tar").unlink()
+    assert start(data, *tokens, *SKIP) == 0, capsys.readouterr().err
+    assert losses(run)[:2] == whole[:2] and len(losses(run)) == 6
+
+
+def test_shards_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    for place in ("a/0.tar", "b/0.tar"):
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_bytes(bytes(1024))
+    source = SourceConfig(shards=f"{tmp_path}/*/*.tar", on_bad_shard="skip")
+    config = DataConfig(sources={"two": source})
+    known = remembered(config)
+    assert lost("two", source, known["two"]) == [] and held(config, known) == {}
+    (tmp_path / "a/0.tar").unlink()
+    assert lost("two", source, known["two"]) == [f"{tmp_path}/a/0.tar"]
+    assert held(config, known) == {"two": [f"{tmp_path}/a/0.tar", f"{tmp_path}/b/0.tar"]}
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert lost("two", source, known["two"]) is None and held(config, known) == {}
+
+
+def test_a_shorter_shard_that_is_whole_is_another_one(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "0.tar"
+    content = sorted((data / "boxed").glob("*.tar"))[0].read_bytes()
+    source = SourceConfig(shards=f"{tmp_path}/*.tar", on_bad_shard="skip")
+    path.write_bytes(content)
+    known = remembered(DataConfig(sources={"s": source}))
+    path.write_bytes(content[: len(content) // 2 + 100])
+    assert lost("s", source, known["s"]) == [str(path)]
+    path.write_bytes(b"")
+    assert lost("s", source, known["s"]) == [str(path)]
+    write_tar(path, [("other.json", b"{}")])
+    assert path.stat().st_size < len(content)
+    assert lost("s", source, known["s"]) is None
 
 
 def test_signed_urls_stay_in_their_list_file(tmp_path: Path) -> None:
