@@ -19,7 +19,7 @@ MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
 
 _ORIENTATION = 0x0112
-_TRANSPOSE = {
+TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,6 +28,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What makes a picture of each EXIF orientation upright; 1 is."""
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
 
@@ -36,19 +37,19 @@ def image_size(data: bytes) -> tuple[int, int]:
     """(height, width) of the upright image, without decoding it; BadSample if it is not to be decoded."""
     image = _open(data)
     width, height = image.size
-    return (width, height) if _orientation(image) >= 5 else (height, width)
+    return (width, height) if orientation_of(image) >= 5 else (height, width)
 
 
 def open_image(data: bytes) -> Image.Image:
     """The upright image in RGB, transparency on white; BadSample if its pixels cannot be read."""
     image = _open(data)
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     try:
         image.load()
         image = to_rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise BadSample("image_undecodable", f"{type(error).__name__}: {error}") from error
-    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+    return image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -83,7 +84,7 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8. Not `image.getexif()`: on a PNG it decodes all pixels to look behind them."""
     block = image.info.get("exif")
     if not block:
@@ -94,4 +95,4 @@ def _orientation(image: Image.Image) -> int:
         value = exif.get(_ORIENTATION, 1)
     except Exception:  # Pillow's parser fails in many ways on a damaged block, which viewers ignore
         return 1
-    return value if value in _TRANSPOSE else 1
+    return value if value in TRANSPOSE else 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from sail_train.processor.images import MAX_PIXELS, MAX_SIDE, to_rgb
+from sail_train.processor.images import MAX_PIXELS, MAX_SIDE, TRANSPOSE, orientation_of, to_rgb
 from sail_train.types import BadSample
 
 _BEGINNINGS = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
@@ -38,12 +38,21 @@ def as_png(content: bytes) -> tuple[bytes, str]:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise BadSample("image_too_large", f"{width}x{height}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side")
     try:
-        image.load()
-        if image.mode == "F":
-            raise ValueError("what is white in pixels of floating point is not known")
-        upright = to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return _upright_png(image), kind
+    except Exception as error:  # decoders take damaged values for what they should be: TypeError, struct.error, ...
         raise BadSample("image_undecodable", f"{kind}: {type(error).__name__}: {error}") from error
+
+
+def _upright_png(image: Image.Image) -> bytes:
+    # as training reads it; of a TIFF there is none here, since Pillow turns that one itself as it decodes it
+    orientation = orientation_of(image)
+    image.load()
+    if image.mode == "F":
+        raise ValueError("what is white in pixels of floating point is not known")
+    upright = to_rgb(image)
+    if orientation in TRANSPOSE:
+        upright = upright.transpose(TRANSPOSE[orientation])
+    upright.info.pop("exif", None)  # an orientation that was kept would be applied a second time
     made = io.BytesIO()
     upright.save(made, "PNG")
-    return made.getvalue(), kind
+    return made.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 from records_made import import_list, llava
 
 from sail_train.data.config import SourceConfig
@@ -80,6 +82,32 @@ def test_an_orientation_is_applied_once_and_transparency_is_white() -> None:
         assert np.array_equal(np.asarray(open_image(as_png(turned)[0])), np.rot90(PIXELS, 3))
     clear = np.zeros((4, 4, 4), dtype=np.uint8)
     assert np.asarray(open_image(as_png(saved("TIFF", clear))[0])).min() == 255
+
+
+@pytest.mark.parametrize("error", [TypeError("'str' is no integer"), struct.error("short"), KeyError("tile")])
+def test_whatever_a_decoder_trips_over_refuses_the_one_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def trip(self: Any) -> None:
+        raise error
+
+    (tmp_path / "a.gif").write_bytes(frames("GIF"))
+    with monkeypatch.context() as patched:
+        patched.setattr(GifImageFile, "load", trip)
+        report, _, (refused,) = import_list(tmp_path, [llava(image="a.gif"), llava("x")], convert=True)
+    assert report.written == 1
+    assert (refused["reason"], refused["detail"]) == ("image_undecodable", f"GIF: {type(error).__name__}: {error}")
+
+
+def test_an_exif_block_that_cannot_be_written_again_turns_the_picture_all_the_same(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    moving = {"save_all": True, "append_images": [Image.new("RGB", (20, 12))], "exif": exif, "lossless": True}
+    content = saved("WEBP", **moving)
+    # the rational is text now, which is read without complaint
+    broken = content.replace(b"\x1a\x01\x05\x00", b"\x1a\x01\x02\x00").replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")
+    assert broken != content
+    assert np.array_equal(np.asarray(open_image(as_png(broken)[0])), np.rot90(PIXELS, 3))
 
 
 def test_a_picture_over_the_limits_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
