@@ -110,7 +110,7 @@ def _from_file(ref: str, folders: Sequence[Path], kind: str, limit: int) -> byte
             size = path.stat().st_size
         except BadSample as error:
             refusals.append(error)
-        except (OSError, ValueError) as error:  # a name that no file can have
+        except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, links in a circle
             refusals.append(BadSample(f"{kind}_missing", f"{ref!r:.120}: {error}"))
         else:
             if size > limit:

@@ -23,6 +23,7 @@ from sail_train.data.tools import first_frame
 from sail_train.data.tools.first_frame import as_png
 from sail_train.data.tools.import_plan import ImportOptions
 from sail_train.data.tools.importing import ImportReport, import_records, run
+from sail_train.data.tools.media import load_image
 from sail_train.processor.images import open_image
 from sail_train.types import BadSample
 
@@ -179,6 +180,27 @@ def test_a_link_is_followed_into_folders_that_were_named_alone(cache: Path, make
     (links / "a.png").unlink()
     (links / "a.png").symlink_to(cache / "secret.png")
     assert imported(links, links, blobs, overwrite=True)[0].refused == {"outside_folder": 1, "image_missing": 1}
+
+
+def test_links_in_a_circle_refuse_the_one_record(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    report, _, refused = import_list(tmp_path, [llava(image="a.png"), llava("<video>", video="b.png"), llava("x")])
+    assert [line["reason"] for line in refused] == ["image_missing", "video_missing"] and report.written == 1
+    assert "a.png" in refused[0]["detail"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Symlink loop"), OSError(40, "Too many levels of symbolic links")])
+def test_links_in_a_circle_are_refused_whatever_python_raises_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def resolve(self: Path, strict: bool = False) -> Path:
+        raise error
+
+    folder = tmp_path.resolve()
+    monkeypatch.setattr(Path, "resolve", resolve)
+    with pytest.raises(BadSample, match="image_missing: 'a.png': .*[Ss]ym"):
+        load_image("a.png", [folder])
 
 
 def test_images_are_looked_for_in_several_folders_in_turn(pictures: Path, make: SimpleNamespace) -> None:
