@@ -18,11 +18,20 @@ from typing import Any
 import numpy as np
 
 from sail_train.data.conditions import Condition, parse
-from sail_train.data.index import add_columns, ensure_index, index_path, read_index, write_index
+from sail_train.data.index import (
+    BAD,
+    OWN_COLUMNS,
+    SIZE_FIELD,
+    add_columns,
+    ensure_index,
+    index_path,
+    read_index,
+    write_index,
+)
 from sail_train.data.shard_file import ShardFile
 from sail_train.data.tar import BLOCK
 from sail_train.data.tools import jobs
-from sail_train.data.tools.filter_folder import claim, finish, folders_of
+from sail_train.data.tools.filter_folder import claim, finish, folders_of, left_over
 from sail_train.data.tools.measured import check_measured, measure_shard
 
 END = bytes(2 * BLOCK)
@@ -46,6 +55,39 @@ def split_by_conditions(
         dropped[condition.text] = dropped.get(condition.text, 0) + int((kept & ~holds).sum())
         kept &= holds
     return kept, dropped
+
+
+def check_evaluable(shards: Sequence[str], texts: Sequence[str]) -> None:
+    """Looks at the columns of all indexes alone: asked before finished work is removed to make way.
+
+    Raises:
+        ValueError: a condition cannot be evaluated on one of them; an index that cannot be read, or is of another file.
+    """
+    conditions = [parse(text) for text in texts]
+    for shard in shards:
+        table = _no_rows(shard)
+        try:
+            split_by_conditions(table, conditions, np.ones(0, dtype=bool))
+        except ValueError as error:
+            raise ValueError(f"{shard}: {error} (nothing was removed)") from None
+
+
+def _no_rows(shard: str) -> Any:
+    """The columns of a shard's index, or of the one that would be made for it."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = Path(index_path(shard))
+    if not path.exists():
+        kinds = dict.fromkeys((*OWN_COLUMNS, BAD), pyarrow.string())
+        return pyarrow.schema({**kinds, **dict.fromkeys(OWN_COLUMNS[1:], pyarrow.int64())}).empty_table()
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it and run `sail-train data index`") from None
+    if (schema.metadata or {}).get(SIZE_FIELD) != str(os.path.getsize(shard)).encode():
+        raise ValueError(f"{path} is of another file than {shard}; run `sail-train data index --rebuild`")
+    return schema.empty_table()
 
 
 def readable_rows(shard: str) -> np.ndarray:
@@ -160,7 +202,10 @@ def run(argv: list[str]) -> int:
     else:
         root = str(jobs.common_folder(paths))
         folders = folders_of(paths, args.out, root)
-        claim(folders, conditions, overwrite=args.overwrite)
+        stale = left_over(folders, paths, conditions, overwrite=args.overwrite)
+        if stale:  # else a shard that cannot be filtered fails by itself, and the others go on
+            check_evaluable(paths, conditions)
+        claim(folders, conditions, stale)
         work_of = (str(args.out), root, conditions)
         summary = jobs.over_shards(paths, filter_shard, work_of, title="filtering", **common)
         if part == (0, 1) and not summary.failed:

@@ -160,6 +160,76 @@ def test_a_filtered_folder_says_what_it_is_of_and_is_not_replaced_by_other_condi
         run([str(out / "p0" / "*.tar"), "--where", "aspect <= 1", "--out", str(again)])
 
 
+def test_what_is_finished_is_removed_only_for_conditions_that_all_indexes_can_answer(
+    shards: list[str], tmp_path: Path
+) -> None:
+    argv = [*shards, "--out", str(tmp_path / "out")]
+    assert run([*argv, "--measure", "--where", "aspect <= 3"]) == 0
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
+
+    finished = content()
+    assert len(finished) == 6, "two of shards, indexes and dataset.json"
+    add_columns(shards[0], {"score_vir": [1] * 7})
+    for where, message in (
+        ("aspcet < 20", "the index has no column 'aspcet'; did you mean 'aspect'"),
+        ("score_vir > 20", r"p1/000000.tar: condition 'score_vir > 20': the index has no column"),
+        ("num_tokens > 20", "'num_tokens' is not measured yet"),
+        ("language > 20", "is text, and is compared by == or != only"),
+        ("aspect == wide", "'wide' is none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run([*argv, "--where", where, "--overwrite"])
+        assert content() == finished
+    # an index that is not there will be made, with its own columns only
+    index = tmp_path / "in" / "p1" / "000000.index.parquet"
+    kept = index.read_bytes()
+    index.unlink()
+    with pytest.raises(ValueError, match="'aspect' is not measured yet"):
+        run([*argv, "--where", "aspect <= 2", "--overwrite"])
+    index.write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="000000.index.parquet cannot be read"):
+        run([*argv, "--where", "aspect <= 2", "--overwrite"])
+    index.write_bytes((tmp_path / "out" / "p1" / "000000.index.parquet").read_bytes())
+    with pytest.raises(ValueError, match="000000.index.parquet is of another file than"):
+        run([*argv, "--where", "aspect <= 2", "--overwrite"])
+    assert content() == finished
+    index.write_bytes(kept)
+    assert run([*argv, "--where", "aspect <= 2", "--overwrite"]) == 0
+    index.unlink()
+    assert run([*argv, "--where", "size > 0", "--where", "bad == ''", "--overwrite"]) == 0
+
+
+def test_shards_whose_parents_are_gone_do_not_stay_among_the_filtered(
+    make: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(4):
+        make.tar(tmp_path / "in" / f"s-{n}.tar", [(f"k{n}{m}.json", make.json("red")) for m in range(5)])
+    out = tmp_path / "out"
+    argv = [str(tmp_path / "in" / "*.tar"), "--measure", "--where", "num_chars > 0", "--out", str(out), "--json"]
+    # what the other part has written is not left over
+    assert run([*argv, "--part", "0/2"]) == run([*argv, "--part", "1/2"]) == run([*argv, "--part", "0/2"]) == 0
+    assert run(argv) == 0
+    for gone in ("s-3.tar", "s-3.index.parquet"):
+        (tmp_path / "in" / gone).unlink()
+    for more in ([], ["--part", "1/2"]):
+        with pytest.raises(ValueError, match=r"out holds s-3.tar, of which no shard .* --overwrite does"):
+            run([*argv, *more])
+    stamp = (out / "s-0.tar").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run([*argv, "--overwrite"]) == 0 and summary(capsys)["shards skipped"] == 3
+    assert sorted(path.name for path in out.glob("s-*")) == [
+        f"s-{n}.{suffix}" for n in range(3) for suffix in ("index.parquet", "tar")
+    ]
+    told = json.loads((out / "dataset.json").read_text())
+    assert (told["samples"], told["shards"]) == (15, 3) and (out / "s-0.tar").stat().st_mtime_ns == stamp
+    for n in range(7):
+        (out / f"x-{n}.tar").touch()
+    with pytest.raises(ValueError, match=r"out holds x-0.tar, .*, x-4.tar and 2 more, of which"):
+        run(argv)
+
+
 @pytest.mark.parametrize("described", [None, "{}"])
 def test_a_data_set_that_no_filter_made_is_not_replaced(
     shards: list[str], make: SimpleNamespace, tmp_path: Path, described: str | None
