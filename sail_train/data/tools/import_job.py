@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sail_train.config import to_dataclass
 from sail_train.data.tools.field_map import FieldMap
+from sail_train.data.tools.media import of_a_file
 from sail_train.data.tools.records import Span
 
 
@@ -83,8 +84,11 @@ class SpanReport:
     """{input, record, id, reason, detail} of each."""
 
 
-def done(job: SpanJob) -> SpanReport | None:
+def done(job: SpanJob, *, retry: bool = False) -> SpanReport | None:
     """What an earlier run made of this span; None if that has to be done still, or again.
+
+    Folders of images that come after those of the earlier run change nothing but what it refused for its files: an
+    entry without any such record holds for them too, and one with some where those are tried again (`retry`).
 
     Raises:
         ValueError: it was imported with other settings, or from another file.
@@ -94,9 +98,26 @@ def done(job: SpanJob) -> SpanReport | None:
     except (FileNotFoundError, ValueError):  # an entry cut short is none
         return None
     if report.fingerprint != job.fingerprint:
-        raise ValueError(
-            f"{job.shard} was imported from another state of {job.span.path} or with other settings; choose another "
-            "folder, or give --overwrite"
-        )
+        if not _with_fewer_folders(job, report.fingerprint):
+            raise ValueError(
+                f"{job.shard} was imported from another state of {job.span.path} or with other settings; choose another "
+                "folder, or give --overwrite; further --images, after those that were given, go with --retry-refused"
+            )
+        if tried_again(report) and not retry:
+            raise ValueError(
+                f"{job.shard} was imported with fewer folders of images; give --retry-refused, which looks for what was "
+                "refused in the others too, choose another folder, or give --overwrite"
+            )
     there = [os.path.getsize(path) if os.path.exists(path) else 0 for path in (job.shard, job.held)]
     return report if there == [report.bytes, report.held_bytes] else None
+
+
+def tried_again(report: SpanReport) -> bool:
+    """Whether a record was refused for its files, which may be there now."""
+    return any(of_a_file(line["reason"]) for line in report.refused)
+
+
+def _with_fewer_folders(job: SpanJob, fingerprint: str) -> bool:
+    """Whether that is the job's fingerprint but for the last of its folders."""
+    fewer = (replace(job, images=job.images[:count]) for count in range(1, len(job.images)))
+    return any(each.fingerprint == fingerprint for each in fewer)

@@ -19,12 +19,11 @@ from sail_train.config import to_dataclass, to_mapping
 from sail_train.data.index import index_path
 from sail_train.data.tools import LAYOUTS
 from sail_train.data.tools.field_map import MARKS, UNMARKED, FieldMap, load_map, shipped
-from sail_train.data.tools.import_job import SpanJob, SpanReport, done
+from sail_train.data.tools.import_job import SpanJob, SpanReport, done, tried_again
 from sail_train.data.tools.import_plan import HELD, JOURNAL, ImportOptions, plan
 from sail_train.data.tools.import_span import import_span
 from sail_train.data.tools.import_told import ImportReport, plain, show
 from sail_train.data.tools.jobs import SKIPPED, Summary, add_arguments, over_shards, parse_part
-from sail_train.data.tools.media import of_a_file
 
 DESCRIPTION = "dataset.json"
 
@@ -62,7 +61,7 @@ def _forget(jobs: list[SpanJob]) -> None:
     """The entries of shards from which a record was left out for its files: those are made again."""
     for job in jobs:
         entry = _entry(job)
-        if entry is not None and any(of_a_file(line["reason"]) for line in entry.refused):
+        if entry is not None and tried_again(entry):
             Path(job.entry).unlink()
 
 
@@ -90,7 +89,7 @@ def _check_there(options: ImportOptions, jobs: list[SpanJob]) -> None:
                 f"{path} is there already, from another import; choose another folder, or give --overwrite"
             )
     for job in jobs:
-        done(job)
+        done(job, retry=options.retry_refused)
 
 
 def _report(options: ImportOptions, jobs: list[SpanJob], failed: dict[str, str], summary: Summary) -> ImportReport:

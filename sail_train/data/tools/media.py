@@ -128,10 +128,11 @@ def _found(ref: str, folder: Path, folders: Sequence[Path], kind: str) -> Path:
         if Path(os.path.normpath(named)).is_relative_to(folder):
             raise BadSample(
                 OUTSIDE,
-                f"{ref!r:.120} is a link to {path}, outside of {folder}; if that may be read, name both folders: "
-                f"--images {folder} --images {path.parent}",
+                f"{ref!r:.120} is a link to {path}, outside of {folder}; if that may be read, name its folder too: "
+                + " ".join(f"--images {each}" for each in (*folders, path.parent)),
             )
-        raise BadSample(OUTSIDE, f"{ref!r:.120} is not inside {folder}; name its folder with --images")
+        named_now = " ".join(f"--images {each}" for each in folders)
+        raise BadSample(OUTSIDE, f"{ref!r:.120} is not inside {folder}; name its folder too, after {named_now}")
     if not path.is_file():
         linked = f"{named} is a link to {path}, which" if named.is_symlink() else f"{path}"
         raise BadSample(f"{kind}_missing", f"{linked} does not exist")

@@ -170,7 +170,7 @@ def test_a_link_is_followed_into_folders_that_were_named_alone(cache: Path, make
     _, (first, _) = imported(links)
     assert first["reason"] == "outside_folder"
     assert f"is a link to {blobs / '0f3'}, outside of {links};" in first["detail"]
-    assert first["detail"].endswith(f"name both folders: --images {links} --images {blobs}")
+    assert first["detail"].endswith(f"name its folder too: --images {links} --images {blobs}")
     report, (gone,) = imported(links, links, blobs, overwrite=True)
     assert report.written == 1 and gone["reason"] == "image_missing"
     assert gone["detail"] == f"{links / 'gone.png'} is a link to {blobs / '7a1'}, which does not exist"
