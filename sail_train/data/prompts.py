@@ -132,10 +132,22 @@ class PromptStream(Iterator[tuple[Conversation, dict[str, Any]]]):
         """Records of the bad samples met since they were taken last."""
 
     def __next__(self) -> tuple[Conversation, dict[str, Any]]:
-        index, conversation = next(self._prompts)
+        try:
+            index, conversation = next(self._prompts)
+        except StopIteration:
+            self.settle()
+            raise
         self.pending.extend(self._streams[index % self._num_streams].ledger.take())
         self.positions = self._prompts.positions()
         return conversation, self.positions
+
+    def settle(self) -> None:
+        """Adds to `pending` what rides on no prompt any more, and moves the positions past it: from there it is not
+        met again. For the end of the run, which may be that of another rank's streams."""
+        for number, stream in self._streams.items():
+            self.pending.extend(stream.ledger.take())
+            self._prompts.refresh(number, stream.state())
+        self.positions = self._prompts.positions()
 
     @property
     def changes(self) -> list[str]:

@@ -84,9 +84,11 @@ class RLWork:
         )
         self._changes: list[str] = []
         self._positions: Mapping[str, Any] = self._prompts.positions
-        """After the last rollout batch that was complete."""
+        """After the last rollout batch that was complete, or at the end of the prompts."""
         self._quarantined: tuple[dict[str, Any], ...] = ()
         """Bad prompts of complete rollout batches that are still to be written down."""
+        self._ended = False
+        """Whether the prompts were exhausted, maybe before this run was resumed."""
         self._number = 0
         """Of the next rollout batch."""
         self._updates: deque[list[Rollout]] = deque()
@@ -105,6 +107,8 @@ class RLWork:
         if self._changes:  # told now: while a run is restored its files are still cut back
             self._run_dir.event("mix_change", changes=self._changes)
             self._changes = []
+        if self._ended:
+            return Exhausted()
         metrics: Mapping[str, float] = {}
         try:
             while not self._updates:
@@ -113,7 +117,7 @@ class RLWork:
         except PromptsExhausted:
             if not self._engine.step_count:
                 raise
-            return Exhausted(quarantined=self._quarantined)
+            return self._exhausted()
         quarantined, self._quarantined = self._quarantined, ()
         rollouts = self._updates.popleft()
         batches = self._pack(rollouts)
@@ -132,12 +136,14 @@ class RLWork:
         """Positions of all ranks' prompts, and which rollout batch comes next."""
         assert self.at_boundary, "the training loop saves between rollout batches only"
         positions = {k: v for part in dist.gather_objects(dict(self._positions)) for k, v in part.items()}
-        return {"positions": positions, "rollout_batch": self._number}
+        return {"positions": positions, "rollout_batch": self._number, "ended": self._ended}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._prompts.load_state(state["positions"])
         self._positions, self._changes = self._prompts.positions, self._prompts.changes
         self._number = state["rollout_batch"]
+        # at the end the ranks stand apart, and as many of them as are here now might find prompts for one batch more
+        self._ended = state.get("ended", False) and not self._changes
 
     def validate(self) -> None:
         """RL is validated by `eval`: it has no loss on held-out data."""
@@ -155,6 +161,14 @@ class RLWork:
         self._positions = self._prompts.positions
         self._quarantined += self._prompts.take_quarantined()
         return metrics | {"rollout/batch": float(self._number)}
+
+    def _exhausted(self) -> Exhausted:
+        """The end, with the bad prompts of the rollout batch that was begun; no resumed run meets them again."""
+        self._ended = True
+        self._prompts.settle()
+        self._positions = self._prompts.positions
+        quarantined, self._quarantined = self._quarantined + self._prompts.take_quarantined(), ()
+        return Exhausted(quarantined=quarantined)
 
     def _parity(self, module: torch.nn.Module, batch: RolloutBatch) -> dict[str, float]:
         module.eval()

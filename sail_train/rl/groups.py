@@ -36,7 +36,7 @@ class NothingToLearn(RunStopped):
     """No group of a rollout batch holds a right and a wrong answer."""
 
 
-class PromptsExhausted(ValueError):
+class PromptsExhausted(RunStopped):
     """Some rank has no prompts left for another round; raised on all ranks."""
 
 
@@ -113,7 +113,8 @@ class Roller:
         drawn = list(islice(self.prompts, share))
         if not all(dist.gather_objects(len(drawn) == share)):
             raise PromptsExhausted(
-                "all prompts are exhausted; give a source more epochs, or ask for fewer prompts or steps"
+                "all prompts are exhausted; give a source more epochs, ask for fewer prompts or steps, or mend the bad "
+                "samples that quarantine.jsonl names, if there are any"
             )
         return drawn
 

@@ -103,6 +103,30 @@ def test_prompts_stop_over_budget_and_refuse_ranks_that_do_not_fit(
         PromptStream(mixture, processor, seed=0, world=3)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_bad_samples_after_the_last_prompt_are_told_once_by_streams_that_end(
+    mixture: DataConfig, processor: SailVLProcessor, make: SimpleNamespace, tmp_path: Path, world: int
+) -> None:
+    """By rank 0, whose stream ends, and not again by a run that goes on from there."""
+    bad = [(f"{number}.json", b"{") for number in range(3)]
+    good = json.dumps({"messages": [{"role": "user", "content": "what"}]}).encode()
+    make.tar(tmp_path / "few" / "few.tar", [*bad[:1], ("good.json", good), *bad[1:]])
+    source = SourceConfig(shards=f"{tmp_path}/few/*.tar", epochs=1, max_bad=99)
+    few = dataclasses.replace(mixture, sources={"few": source}, num_streams=world)
+
+    def streams() -> list[PromptStream]:
+        return [PromptStream(few, processor, seed=0, rank=rank, world=world) for rank in range(world)]
+
+    ended = streams()
+    keys = [[conversation.key for conversation, _ in stream] for stream in ended]
+    assert sum(keys, []) == ["good"]
+    assert sorted(record["key"] for stream in ended for record in stream.pending) == ["0", "1", "2"]
+    again = streams()
+    for stream in again:
+        stream.load_state(positions_of(ended))
+        assert next(stream, None) is None and stream.take_quarantined() == ()
+
+
 def test_ranks_of_prompts_need_not_fit_the_rows_of_a_batch(mixture: DataConfig, processor: SailVLProcessor) -> None:
     conversation, _ = next(PromptStream(dataclasses.replace(mixture, batch_rows=1), processor, seed=0, world=2))
     assert conversation.prompt

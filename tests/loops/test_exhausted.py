@@ -21,6 +21,7 @@ from loops_tiny import (
     SUPERVISED,
     comparable,
     events,
+    in_a_box,
     lines,
     losses,
     start,
@@ -30,6 +31,9 @@ from loops_tiny import (
 from PIL import Image
 
 from sail_train import train
+from sail_train.data.config import SourceConfig
+from sail_train.data.held_out import held_out
+from sail_train.data.writer import files_of
 
 ENDED = (
     *SUPERVISED, *MIXED, *(f"data.sources.{name}.epochs=1" for name in ("read", "frames", "text")),
@@ -183,7 +187,63 @@ def test_fewer_prompts_than_the_first_batch_asks_are_an_error(
     data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = (f"parent={trained}", "data.sources.rl.epochs=1.0e-9")
-    told = "error: all prompts are exhausted; give a source more epochs, or ask for fewer prompts or steps"
+    told = "error: all prompts are exhausted; give a source more epochs, ask for fewer prompts or steps, or mend"
     for stage in (RL, SAMPLE):
         assert start(data, *stage, *few, f"run_dir={tmp_path / stage[0]}") == train.EXIT_USAGE
         assert told in capsys.readouterr().err
+
+
+def prompts(data: Path, folder: Path, good: str) -> tuple[tuple[str, ...], list[str]]:
+    """Tokens of a source of one stream in order, a sample for each of `good`, and the keys of the bad ones ("-")."""
+    samples = list(held_out({"boxed": SourceConfig(shards=f"{data}/boxed/*.tar")}))
+    files = []
+    for number, kind in enumerate(good):
+        sample = samples[number % 2]
+        content = {"json": b'{"messages": 3}'} if kind == "-" else files_of(in_a_box(sample))
+        files += [
+            (f"{number:02d}.{name}", text.encode() if isinstance(text, str) else text)
+            for name, text in content.items()
+            if not name.startswith("__")
+        ]
+    write_tar(folder / "few.tar", files)
+    tokens = (
+        f"data.sources.rl.shards={folder}/few.tar", "data.sources.rl.epochs=1", "data.sources.rl.max_bad=99",
+        "data.num_streams=1", "data.shuffle_buffer=1",
+    )  # fmt: skip
+    return tokens, [f"{number:02d}" for number, kind in enumerate(good) if kind == "-"]
+
+
+@pytest.mark.parametrize("stage", [RL, SAMPLE])
+@pytest.mark.parametrize("good", ["+--+---", "---"])
+def test_bad_prompts_that_leave_too_few_for_the_first_batch_are_listed(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: tuple[str, ...], good: str
+) -> None:
+    """Started again, too: nothing was saved, and each is still listed once."""
+    run = tmp_path / "run"
+    tokens, bad = prompts(data, tmp_path, good)
+    for _ in range(2):
+        assert start(data, *stage, *tokens, f"parent={trained}", f"run_dir={run}") == train.EXIT_USAGE
+        told = capsys.readouterr().err
+        assert "error: all prompts are exhausted;" in told and f"({run / 'quarantine.jsonl'} names the bad" in told
+        assert [record["key"] for record in lines(run, "quarantine")] == bad
+
+
+@pytest.mark.parametrize("save_every", [1, 0])
+def test_bad_prompts_after_the_last_batch_are_listed_once(
+    data: Path, trained: Path, tmp_path: Path, save_every: int
+) -> None:
+    """Those of a batch that was not completed and those after the last prompt, after a resume too."""
+    run = tmp_path / "run"
+    few, bad = prompts(data, tmp_path, "+-++++++" + "--+-+--")
+    plain = ("rl.dynamic_sampling.enable=false", "train.max_steps=99", "train.keep=99")
+    tokens = (*RL, *few, *plain, f"train.save_every={save_every}", f"parent={trained}", f"run_dir={run}")
+    assert start(data, *tokens) == 0
+    before = comparable(run)
+    assert [record["key"] for record in lines(run, "quarantine")] == bad and before["metrics"]
+    for left in (99, 1):
+        (run / "outcome.json").unlink()
+        for later in sorted((run / "checkpoints").iterdir())[left:]:
+            shutil.rmtree(later)
+        assert start(data, *tokens) == 0
+        assert comparable(run) == before
+    assert len(events(run, "data_exhausted")) == 3

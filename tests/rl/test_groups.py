@@ -13,6 +13,7 @@ from sail_train.rl import groups as groups_module
 from sail_train.rl import metrics as metrics_module
 from sail_train.rl.config import DynamicSamplingConfig, OverlongConfig, PromptTypeConfig, RLConfig
 from sail_train.rl.groups import NothingToLearn, PromptsExhausted, Roller, overlong_penalty
+from sail_train.types import RunStopped
 
 RIGHT, WRONG = "<think>\n3\n</think>\n\n\\boxed{9}", "<think>\n3\n</think>\n\n\\boxed{8}"
 
@@ -297,7 +298,7 @@ def test_prompts_that_end_on_one_rank_end_on_all_before_any_generates(
         parts = {"processor": processor, "engine": engines[rank], "prompts": iter(prompts)}
         with (
             Rewards(RewardsConfig()) as rewards,
-            pytest.raises(PromptsExhausted, match="ask for fewer prompts") as info,
+            pytest.raises(PromptsExhausted, match="ask for fewer prompts .* mend the bad samples") as info,
         ):
             Roller(config, rewards=rewards, seed=0, **parts).roll(0)
         raised[rank] = info.type
@@ -307,7 +308,7 @@ def test_prompts_that_end_on_one_rank_end_on_all_before_any_generates(
         thread.start()
     for thread in threads:
         thread.join()
-    assert raised == [PromptsExhausted] * 2 and issubclass(PromptsExhausted, ValueError)
+    assert raised == [PromptsExhausted] * 2 and issubclass(PromptsExhausted, RunStopped)
     assert [len(engine.calls) for engine in engines] == [first // 2] * 2
 
 
