@@ -3,7 +3,8 @@
 shards -> the cases not yet judged -> verdicts, batch by batch into a partial file -> columns of the index, which say
 which judge gave them. A shard whose columns are complete is skipped; one that was begun goes on where its partial file
 ends. Failures are counted by reason and stay null; `--retry` asks for those again. What another judge said, or one that
-was told other words, is not added to: `--redo` replaces it. A sample without an image is not judged.
+was told other words or asked with other settings, is not added to: `--redo` replaces it, and goes on only where a
+`--redo` ended. A sample without an image is not judged.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class ScoreOptions:
     @property
     def origin(self) -> dict[str, str]:
         """What the columns say they were made by."""
-        return {"judge": self.judge.name, "prompts": prompt_version()}
+        settings = {"settings": self.judge.settings} if self.judge.settings else {}
+        return {"judge": self.judge.name, "prompts": prompt_version(), **settings}
 
     def __post_init__(self) -> None:
         for column in self.columns:
@@ -69,13 +71,22 @@ class Partial:
 
     def __init__(self, shard: str, options: ScoreOptions) -> None:
         self.path = Path(f"{shard.removesuffix('.tar')}.score.partial.jsonl")
-        self._head = {"shard_bytes": os.path.getsize(shard), **options.origin}
+        self._redo = options.redo
+        self._head = {"shard_bytes": os.path.getsize(shard), **options.origin, **({"redo": True} if self._redo else {})}
 
     def read(self) -> dict[tuple[int, str], int]:
-        """What was judged before, by the same judge in the same words; else nothing, and the file starts anew."""
+        """What was judged before, by the same judge in the same words; else nothing, and the file starts anew.
+
+        What was not begun by a redo is nothing to a redo: it may be what is to be replaced.
+
+        Raises:
+            ValueError: a redo began it, and this is none: its verdicts do not mix with those that it was to replace.
+        """
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         # a last line without its end is one that was being written
         whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        if whole and not self._redo and whole[0] == {**self._head, "redo": True}:
+            raise ValueError(f"{self.path} is of a --redo that was cut off: give --redo again, or remove the file")
         if not whole or whole[0] != self._head:
             whole = [self._head]
         aside = self.path.with_name(f"{self.path.name}.tmp")
@@ -151,10 +162,13 @@ def _is_mine(table: Any, column: str, options: ScoreOptions) -> bool:
         return column_origin(table, column) == json.dumps(options.origin)
     origin = json.loads(column_origin(table, column) or '{"judge": "somebody who did not sign", "prompts": ""}')
     if origin != options.origin:
-        same = origin["judge"] == options.judge.name
+        how = ""
+        if origin["judge"] == options.judge.name:
+            words = origin["prompts"] != options.origin["prompts"]
+            how = ", told other words than today" if words else ", with another --extra-body or --dtype"
         raise ValueError(
-            f"{column} was judged by {origin['judge']!r}{', told other words than today' if same else ''}, and this is "
-            f"{options.judge.name!r}; scores of two do not mix: --redo judges everything again"
+            f"{column} was judged by {origin['judge']!r}{how}, and this is {options.judge.name!r}; scores of two do "
+            "not mix: --redo judges everything again"
         )
     return True
 

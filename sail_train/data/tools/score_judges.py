@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -76,6 +77,15 @@ class JudgeOptions:
     def name(self) -> str:
         """Without the endpoint's address, which may change between two runs and need not travel with the data."""
         return self.model if self.endpoint else str(Path(self.model).resolve())
+
+    @property
+    def settings(self) -> str:
+        """A digest of what else changes verdicts; empty where nothing is set, as in columns that do not tell it."""
+        if self.endpoint:
+            chosen, usual = json.dumps(self.extra_fields(), sort_keys=True), "{}"
+        else:
+            chosen, usual = self.dtype, "float32"
+        return "" if chosen == usual else hashlib.blake2b(chosen.encode(), digest_size=8).hexdigest()
 
     def extra_fields(self) -> dict[str, Any]:
         """ValueError unless `extra_body` is empty or one JSON object."""

@@ -239,6 +239,49 @@ def test_verdicts_of_two_judges_do_not_mix(
     assert run([*argv, "--model", "l"]) == 0 and counts_of(capsys) == {"shards skipped": 1}
 
 
+def test_a_redo_goes_on_with_what_a_redo_began_and_with_nothing_else(
+    shard: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [shard, "--endpoint", server.url, "--model", "j", "--columns", "score_vir", "--batch", "2", "--json"]
+    cut_off, partial = [*argv, "--max-requests", "2"], Path(shard).with_name("a.score.partial.jsonl")
+    server.reply = lambda body: (200, "5")  # wrong, and told too late
+    assert run(cut_off) == 1 and partial.exists()
+    server.reply, score._asked_here = fair, 0
+    assert run([*cut_off, "--redo"]) == 1 and len(server.requests) == 4
+    capsys.readouterr()
+    assert run(argv) == 1
+    told = json.loads(capsys.readouterr().out)["failed"][shard]
+    assert "a.score.partial.jsonl is of a --redo that was cut off: give --redo again" in told
+    assert run([*argv, "--redo"]) == 0 and counts_of(capsys)["asked"] == 3, "two were asked by the redo before"
+    assert ensure_index(shard).column("score_vir").to_pylist()[:5] == [1, 2, 3, 4, 5] and not partial.exists()
+    server.reply = lambda body: (200, "2")
+    assert run([*argv, "--redo"]) == 0 and counts_of(capsys)["asked"] == 5
+
+
+def test_verdicts_given_under_other_settings_do_not_mix(
+    shard: str, server: Server, capsys: pytest.CaptureFixture[str], always_four: Path
+) -> None:
+    argv = [shard, "--endpoint", server.url, "--model", "j", "--columns", "score_vir", "--json"]
+    assert run([*argv, "--extra-body", "{}"]) == 0 and run(argv) == 0, "which is the same"
+    capsys.readouterr()
+    warm = [*argv, "--extra-body", '{"temperature": 1, "top_k": 2}']
+    for more in ([], ["--retry"]):
+        assert run([*warm, *more]) == 1
+        told = json.loads(capsys.readouterr().out)["failed"][shard]
+        assert "score_vir was judged by 'j', with another --extra-body or --dtype, and this is 'j'" in told
+    assert run([*warm, "--redo"]) == 0 and counts_of(capsys)["asked"] == 5
+    assert run([*argv, "--extra-body", '{"top_k": 2, "temperature": 1}']) == 0
+    assert counts_of(capsys) == {"shards skipped": 1}
+    assert run(argv) == 1 and "with another --extra-body" in capsys.readouterr().out
+    # what was begun under other settings is not gone on with either
+    ours = [shard, "--model", str(always_four), "--columns", "score_ita", "--json"]
+    assert run([*ours, "--batch", "2", "--max-requests", "2"]) == 1
+    capsys.readouterr()
+    score._asked_here = 0
+    assert run([*ours, "--dtype", "bfloat16"]) == 0 and counts_of(capsys)["asked"] == 5
+    assert run(ours) == 1 and "with another --extra-body or --dtype" in capsys.readouterr().out
+
+
 def test_one_failure_of_each_kind_is_shown_in_the_servers_words_without_the_key(
     shard: str, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
