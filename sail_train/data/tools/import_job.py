@@ -100,13 +100,14 @@ def done(job: SpanJob, *, retry: bool = False) -> SpanReport | None:
     if report.fingerprint != job.fingerprint:
         if not _with_fewer_folders(job, report.fingerprint):
             raise ValueError(
-                f"{job.shard} was imported from another state of {job.span.path} or with other settings; choose another "
-                "folder, or give --overwrite; further --images, after those that were given, go with --retry-refused"
+                f"{job.shard} was imported from another state of {job.span.path} or with other settings; choose "
+                "another folder, or give --overwrite; further --images, after those that were given, go with "
+                "--retry-refused"
             )
         if tried_again(report) and not retry:
             raise ValueError(
-                f"{job.shard} was imported with fewer folders of images; give --retry-refused, which looks for what was "
-                "refused in the others too, choose another folder, or give --overwrite"
+                f"{job.shard} was imported with fewer folders of images; give --retry-refused, which looks for what "
+                "was refused in the others too, choose another folder, or give --overwrite"
             )
     there = [os.path.getsize(path) if os.path.exists(path) else 0 for path in (job.shard, job.held)]
     return report if there == [report.bytes, report.held_bytes] else None

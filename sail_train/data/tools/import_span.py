@@ -5,6 +5,7 @@ Records read = written + refused; every refused one has its reason in the entry.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import warnings
@@ -24,43 +25,77 @@ from sail_train.data.tools.records import read
 from sail_train.data.writer import write_shard
 from sail_train.types import BadSample, Conversation
 
+INDEXES = "indexes removed"
+"""Count of the indexes whose shards came out as others than they were."""
+
 
 def import_span(line: str) -> Mapping[str, Any]:
     """Counts of one span (a dumped `SpanJob`); its shards and its journal entry are written if they are not there."""
     job = SpanJob.load(line)
-    report, skipped = done(job), 1
+    report, skipped, removed = done(job), 1, 0
     if report is None:
         report, skipped = SpanReport(fingerprint=job.fingerprint), 0
         with warnings.catch_warnings():
             # an image over the limit is refused by name: Pillow's own warning of it says nothing more
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            _write(job, report)
+            removed = _write(job, report)
     refused = Counter(entry["reason"] for entry in report.refused)
     counts = {"read": report.read, "written": report.written, "images": report.images, "videos": report.videos}
-    return {**counts, "refused": dict(refused), SKIPPED: skipped}
+    return {**counts, "refused": dict(refused), SKIPPED: skipped, INDEXES: removed}
 
 
-def _write(job: SpanJob, report: SpanReport) -> None:
+def _write(job: SpanJob, report: SpanReport) -> int:
+    """Indexes that had to go with the shards that they were of."""
     held: list[Conversation] = []
-    report.bytes = _written(_conversations(job, report, held), job.shard)
-    report.held, report.held_bytes = len(held), _written(iter(held), job.held)
+    report.bytes, removed = _written(_conversations(job, report, held), job.shard)
+    report.held_bytes, also = _written(iter(held), job.held)
+    report.held = len(held)
     assert report.read == report.written + len(report.refused), "every record is written or refused"
     temporary = f"{job.entry}.{os.getpid()}.tmp"
     Path(temporary).write_text(json.dumps(asdict(report), ensure_ascii=False))
     os.replace(temporary, job.entry)
+    return removed + also
 
 
-def _written(samples: Iterator[Conversation], shard: str) -> int:
-    """Bytes of the shard; of no samples there is none, nor one that another run left."""
-    if shard:
-        Path(index_path(shard)).unlink(missing_ok=True)
-    first = next(samples, None)
+def _written(samples: Iterator[Conversation], shard: str) -> tuple[int, int]:
+    """(bytes of the shard, indexes removed); of no samples there is no shard, nor one that another run left.
+
+    What tools found out about the samples stands in the index and nowhere else, so it stays where the shard comes out
+    as it was. It goes ahead of a shard that changes: beside another one it would be taken for that one's.
+    """
+    first, index = next(samples, None), Path(index_path(shard))
     if first is None:
-        if shard:
-            Path(shard).unlink(missing_ok=True)
-        return 0
-    write_shard(_with(first, samples), Path(shard))
-    return os.path.getsize(shard)
+        if not shard:
+            return 0, 0
+        removed = _removed(index)
+        Path(shard).unlink(missing_ok=True)
+        return 0, removed
+    removed = 0
+    if index.exists():
+        removed = _replaced(_with(first, samples), Path(shard), index)
+    else:
+        write_shard(_with(first, samples), Path(shard))
+    return os.path.getsize(shard), removed
+
+
+def _replaced(samples: Iterator[Conversation], shard: Path, index: Path) -> int:
+    """Indexes removed by writing a shard that has one: none where its bytes are those that it had."""
+    aside = shard.with_name(f".{shard.name}.{os.getpid()}.new")
+    try:
+        write_shard(samples, aside)
+        if shard.exists() and filecmp.cmp(aside, shard, shallow=False):
+            return 0
+        removed = _removed(index)
+        os.replace(aside, shard)
+        return removed
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _removed(index: Path) -> int:
+    there = index.exists()
+    index.unlink(missing_ok=True)
+    return int(there)
 
 
 def _with(first: Conversation, rest: Iterator[Conversation]) -> Iterator[Conversation]:

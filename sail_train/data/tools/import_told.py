@@ -40,6 +40,8 @@ class ImportReport:
     """Whether every span is done; not so yet after one part of several."""
     skipped: int = 0
     """Shards that were there already."""
+    indexes_removed: int = 0
+    """Of shards that were made again and came out otherwise: scores, weights and duplicates are to be found anew."""
     failed: dict[str, str] = field(default_factory=dict)
     """Why, by shard: an input that changed, or could not be read."""
 
@@ -47,7 +49,7 @@ class ImportReport:
 def plain(report: ImportReport) -> dict[str, Any]:
     """For --json."""
     names = ("read", "written", "refused", "held", "unused", "converted", "images", "videos", "bytes",
-             "complete", "skipped", "failed")  # fmt: skip
+             "complete", "skipped", "indexes_removed", "failed")  # fmt: skip
     values = {name: getattr(report, name) for name in names}
     shards = {name: [str(path) for path in getattr(report, name)] for name in ("shards", "held_shards")}
     refused = None if report.refused_file is None else str(report.refused_file)
@@ -66,6 +68,12 @@ def show(report: ImportReport) -> None:
         console.print(f"of those, {report.held} are held out, in {report.held_shards[0].parent}")
     if report.skipped:
         console.print(f"{report.skipped} shards were there already")
+    if report.indexes_removed:
+        console.print(
+            f"{report.indexes_removed} shards came out otherwise than they were: their indexes are removed; run again "
+            "the tools that wrote scores, weights or duplicates into them",
+            style="yellow",
+        )
     if report.converted:
         console.print(f"first frames made PNG: {counted(report.converted)}")
     if report.unused:

@@ -21,7 +21,7 @@ from sail_train.data.tools import LAYOUTS
 from sail_train.data.tools.field_map import MARKS, UNMARKED, FieldMap, load_map, shipped
 from sail_train.data.tools.import_job import SpanJob, SpanReport, done, tried_again
 from sail_train.data.tools.import_plan import HELD, JOURNAL, ImportOptions, plan
-from sail_train.data.tools.import_span import import_span
+from sail_train.data.tools.import_span import INDEXES, import_span
 from sail_train.data.tools.import_told import ImportReport, plain, show
 from sail_train.data.tools.jobs import SKIPPED, Summary, add_arguments, over_shards, parse_part
 
@@ -94,7 +94,10 @@ def _check_there(options: ImportOptions, jobs: list[SpanJob]) -> None:
 
 def _report(options: ImportOptions, jobs: list[SpanJob], failed: dict[str, str], summary: Summary) -> ImportReport:
     """Of all journal entries: those of earlier runs and of other parts too."""
-    report = ImportReport(failed=failed, skipped=int(summary.counts.get(SKIPPED, 0)))
+    counts = summary.counts
+    report = ImportReport(
+        failed=failed, skipped=int(counts.get(SKIPPED, 0)), indexes_removed=int(counts.get(INDEXES, 0))
+    )
     refused: list[dict[str, Any]] = []
     entries = [(job, _entry(job)) for job in jobs]
     for job, entry in entries:

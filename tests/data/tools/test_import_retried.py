@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,10 @@ from records_made import llava
 
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
+from sail_train.data.index import add_columns, ensure_index, index_path, read_index
+from sail_train.data.tools import import_span
 from sail_train.data.tools.import_plan import ImportOptions
+from sail_train.data.tools.import_told import plain, show
 from sail_train.data.tools.importing import ImportReport, import_records, run
 
 
@@ -85,3 +89,82 @@ def test_each_part_tries_its_own_shards_in_the_further_folders(linked: Path) -> 
     one = imported(linked, "here", "there", retry_refused=True, part=(0, 2))
     assert one.refused == {"image_missing": 1, "outside_folder": 1}
     assert imported(linked, "here", "there", retry_refused=True, part=(1, 2)).written == 4
+
+
+def test_an_index_stays_where_the_shard_comes_out_as_it_was(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (linked / "r.json").write_text(json.dumps([llava("x"), llava(image="gone.png"), llava("y"), llava(image="b.png")]))
+    imported(linked, "here")
+    shards = [str(linked / "out" / f"set-00000{place}.tar") for place in (0, 1)]
+    for shard in shards:
+        add_columns(shard, {"score": [0.5]})
+    assert imported(linked, "here", retry_refused=True).indexes_removed == 0
+    report = imported(linked, "here", "there", retry_refused=True)
+    assert (report.written, report.skipped, report.indexes_removed) == (3, 0, 1)
+    kept, gone = (read_index(shard) for shard in shards)
+    assert kept is not None and kept.column("score").to_pylist() == [0.5] and gone is None
+    show(report)
+    assert "1 shards came out otherwise than they were: their indexes are removed" in capsys.readouterr().out
+    assert plain(report)["indexes_removed"] == 1
+    assert sorted(path.name for path in (linked / "out").iterdir() if path.name.startswith(".")) == [".import"]
+
+
+def test_an_index_survives_an_import_that_is_stopped_before_its_shard_is_made(
+    linked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported(linked, "here")
+    shard = str(linked / "out" / "set-000001.tar")
+    add_columns(shard, {"score": [0.5]})
+    with monkeypatch.context() as patched:
+        patched.setattr(import_span, "convert", stop)
+        with pytest.raises(KeyboardInterrupt):
+            imported(linked, "here", retry_refused=True)
+    assert (table := read_index(shard)) is not None and "score" in table.column_names
+    report = imported(linked, "here")
+    assert report.complete and report.indexes_removed == 0
+    assert (table := read_index(shard)) is not None and table.column("score").to_pylist() == [0.5]
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_index_of_a_shard_is_gone_before_another_takes_its_place(
+    linked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stopped between the two leaves no scores beside samples that they are not of."""
+    imported(linked, "here")
+    shard = linked / "out" / "set-000001.tar"
+    add_columns(str(shard), {"score": [0.5]})
+    seen: list[bool] = []
+    replace = os.replace
+
+    def watched(old: Any, new: Any) -> None:
+        seen.extend([Path(index_path(str(shard))).exists()] if Path(new) == shard else [])
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", watched)
+    assert imported(linked, "here", "there", retry_refused=True).indexes_removed == 1
+    assert seen == [False]
+
+
+def test_the_index_of_a_shard_without_records_left_is_gone_with_it(linked: Path) -> None:
+    (linked / "r.json").write_text(json.dumps([llava(image="a.png"), llava(image="b.png")]))
+    imported(linked, "here")
+    shard = linked / "out" / "set-000000.tar"
+    add_columns(str(shard), {"score": [0.5]})
+    (linked / "here" / "a.png").unlink()
+    report = imported(linked, "here", retry_refused=True)
+    assert (report.written, report.indexes_removed) == (0, 1)
+    assert not shard.exists() and not Path(index_path(str(shard))).exists()
+
+
+def test_the_held_records_index_stays_too(linked: Path) -> None:
+    records = [llava(f"{place}?") for place in range(30)]
+    (linked / "r.json").write_text(json.dumps([*records, llava(image="b.png")]))
+    more: dict[str, Any] = {"hold_out": 0.5}
+    report = imported(linked, "here", **more)
+    for shard in report.held_shards:
+        add_columns(str(shard), {"score": [0.5] * len(ensure_index(str(shard)))})
+    again = imported(linked, "here", retry_refused=True, **more)
+    assert again.indexes_removed == 0 and again.held_shards == report.held_shards
+    assert all(Path(index_path(str(shard))).exists() for shard in report.held_shards)
