@@ -89,10 +89,21 @@ class Partial:
             raise ValueError(f"{self.path} is of a --redo that was cut off: give --redo again, or remove the file")
         if not whole or whole[0] != self._head:
             whole = [self._head]
-        aside = self.path.with_name(f"{self.path.name}.tmp")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in whole))
-        os.replace(aside, self.path)
+        self._write(whole)
         return {(line["place"], line["column"]): line["value"] for line in whole[1:]}
+
+    def close(self, columns: tuple[str, ...]) -> None:
+        """Takes out what the index has now; the file stays while it has verdicts of other columns, for their run."""
+        head, *lines = map(json.loads, self.path.read_bytes().splitlines())
+        if others := [line for line in lines if line["column"] not in columns]:
+            self._write([head, *others])
+        else:
+            self.path.unlink()
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        aside = self.path.with_name(f"{self.path.name}.tmp")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.replace(aside, self.path)
 
     def append(self, verdicts: Mapping[tuple[int, str], int]) -> None:
         with open(self.path, "a") as file:
@@ -117,7 +128,7 @@ def score_shard(shard: str, options: ScoreOptions) -> Mapping[str, Any]:
     complete = set(mine) == set(options.columns) <= set(table.column_names)
     if complete and not options.redo and not options.retry and not partial.path.exists():
         return {jobs.SKIPPED: 1}
-    known |= partial.read()
+    known |= {case: value for case, value in partial.read().items() if case[1] in options.columns}
     failures, asked, skipped = Counter[str](), 0, Counter[str]()
     for batch in _batches(_cases(shard, options, known, skipped), options.judge.batch):
         _charge(len(batch), options)
@@ -135,7 +146,7 @@ def score_shard(shard: str, options: ScoreOptions) -> Mapping[str, Any]:
                 f"{options.max_fail_rate:g}; what succeeded is kept: mend the judge and run it again"
             )
     _finish(shard, known, options, len(table))
-    partial.path.unlink()
+    partial.close(options.columns)
     return _counts(known, options, asked, failures, skipped, len(table))
 
 
