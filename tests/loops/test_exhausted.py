@@ -33,6 +33,7 @@ from PIL import Image
 from sail_train import train
 from sail_train.data.config import SourceConfig
 from sail_train.data.held_out import held_out
+from sail_train.data.prompts import PromptStream
 from sail_train.data.writer import files_of
 
 ENDED = (
@@ -247,3 +248,23 @@ def test_bad_prompts_after_the_last_batch_are_listed_once(
         assert start(data, *tokens) == 0
         assert comparable(run) == before
     assert len(events(run, "data_exhausted")) == 3
+
+
+def test_a_run_at_the_end_of_its_prompts_asks_for_more_only_of_a_changed_mixture(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other ranks than ended there stand elsewhere, and might find prompts; a further epoch lists the bad ones anew."""
+    run = tmp_path / "run"
+    few, bad = prompts(data, tmp_path, "+-+++" + "--+-")
+    plain = ("rl.dynamic_sampling.enable=false", "train.max_steps=99")
+    tokens = (*RL, *few, *plain, f"parent={trained}", f"run_dir={run}")
+    assert start(data, *tokens) == 0
+    (run / "outcome.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptStream, "__next__", lambda stream: pytest.fail("prompts were asked for"))
+        assert start(data, *tokens) == 0
+    assert len(losses(run)) == 1 and len(events(run, "data_exhausted")) == 2
+    (run / "outcome.json").unlink()
+    assert start(data, *tokens, "data.sources.rl.epochs=2", "data.allow_mix_change=true") == 0
+    assert len(losses(run)) == 2 and len(events(run, "data_exhausted")) == 3
+    assert [record["key"] for record in lines(run, "quarantine")] == bad * 2
