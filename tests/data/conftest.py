@@ -141,3 +141,21 @@ def make() -> SimpleNamespace:
         take=take,
         words=WORDS,
     )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make: SimpleNamespace) -> Path:
+    """Four shards of ten samples."""
+    make.shards(tmp_path, "s", range(40), per_shard=10)
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def two(tmp_path: Path, make: SimpleNamespace) -> DataConfig:
+    """Sources a (40 samples) and b (20), in one stream, in the order in which they are drawn."""
+    for name, numbers in (("a", range(40)), ("b", range(100, 120))):
+        make.shards(tmp_path, name, numbers, per_shard=10)
+    sources = {name: SourceConfig(shards=f"{tmp_path}/{name}/*.tar", max_bad=1000) for name in "ab"}
+    return DataConfig(
+        sources=sources, seq_length=160, num_streams=1, batch_rows=1, shuffle_buffer=1, pack_buffer=1, prefetch=0
+    )

@@ -174,3 +174,16 @@ def test_a_held_out_source_without_samples_is_an_error(tmp_path: Path, make: Sim
         held_out({"a": SourceConfig(shards=str(shard), max_bad=5)})
     with pytest.raises(ValueError, match="matches no file"):
         held_out({"a": SourceConfig(shards=str(tmp_path / "*.gone"))})
+
+
+def test_prompts_have_no_budget_of_tokens(two: DataConfig, processor: SailVLProcessor) -> None:
+    two.sources["a"].max_tokens = 5
+    with pytest.raises(ValueError, match=r"data.sources.a.max_tokens=5 counts tokens of packed samples.*use epochs"):
+        PromptStream(two, processor, seed=0)
+
+
+def test_prompts_end_with_their_epochs(two: DataConfig, processor: SailVLProcessor) -> None:
+    for source in two.sources.values():
+        source.epochs = 1
+    keys = [conversation.key for conversation, _ in PromptStream(two, processor, seed=0)]
+    assert len(set(keys)) == len(keys) == 60

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sail_train import dist
 from sail_train.engine.config import EngineConfig, OptimConfig, ScheduleConfig
 from sail_train.engine.deepspeed import TrainEngine
+from sail_train.generate.generator import Generator
 from sail_train.model.build import build_model
 from sail_train.model.config import AdapterConfig, ImageConfig, LanguageConfig, ModelConfig, VisionConfig
 from sail_train.model.names import PARTS, part_of
@@ -16,7 +18,7 @@ from sail_train.model.packed import PackedLM
 from sail_train.model.placement import HOST, Placement
 from sail_train.model.router import expert_blocks
 from sail_train.model.vlm import SailVLForConditionalGeneration
-from sail_train.types import Batch, Prompt
+from sail_train.types import Batch, Completion, Prompt, Sampling
 
 IMAGE, EOS, PAD = 61, 62, 63
 
@@ -130,3 +132,19 @@ def prompts(count: int) -> list[Prompt]:
         )
         for index in range(count)
     ]
+
+
+def ranks_step(engine: TrainEngine, step: int, *, images: bool) -> float:
+    """The loss of a step in which ranks have their images in different micro batches."""
+    batches = [packed_batch(10 * step + 2 * dist.rank() + i, image=images and dist.rank() == i) for i in range(2)]
+    return engine.step(batches, packed_loss, 4.0 * 7).loss
+
+
+def ranks_answers(engine: TrainEngine) -> list[list[Completion]]:
+    """What the model draws, of other lengths on each rank."""
+    engine.module.eval()
+    with engine.unsharded() as module, torch.no_grad():
+        generator = Generator(module.vlm, stop_token_ids=(EOS,), pad_token_id=PAD)
+        drawn = generator.generate(prompts(1 + dist.rank()), Sampling(max_new_tokens=2 + 5 * dist.rank(), n=2))
+    engine.module.train()
+    return drawn

@@ -25,13 +25,13 @@ from sail_train import dist
 from sail_train.engine import gather
 from sail_train.engine.checkpoint import Checkpoints, SaveFailed
 from sail_train.engine.config import EngineConfig
-from sail_train.engine.deepspeed import ReplicasDiffer, TrainEngine
+from sail_train.engine.deepspeed import ReplicasDiffer
 from sail_train.engine.loop import RunDir
 from sail_train.engine.partition import Partitioned
 from sail_train.engine.sums import Sums
 from sail_train.generate.generator import Generator
 from sail_train.model.build import save_model
-from sail_train.types import Completion, Sampling
+from sail_train.types import Sampling
 
 ROOT = Path(sys.argv[1])
 BUILDS: dict[str, dict[str, Any]] = {
@@ -235,15 +235,15 @@ def check_training_a_model_built_in_shares() -> None:
         config, images = packed.packed_config(**BUILDS[name]), name != "siglip"  # whose one picture has 16 patches
         models = [packed.packed_model(config), packed.packed_model(config, placement=in_shares(precision))]
         whole, shared = (packed.make_packed_engine(3, precision, vlm=vlm) for vlm in models)
-        losses = [[packed_step(engine, step, images=images) for step in range(3)] for engine in (whole, shared)]
+        losses = [[packed.ranks_step(engine, step, images=images) for step in range(3)] for engine in (whole, shared)]
         assert losses[0] == losses[1], (name, precision, losses)
         directory = ROOT / f"shares-{name}-{precision}"
         tiny.save(whole, directory)
-        packed_step(shared, 3, images=images)
+        packed.ranks_step(shared, 3, images=images)
         shared.load(directory)
         states = [engine.full_state_dict() for engine in (whole, shared)]
         assert_same(*states)
-        assert not images or packed_answers(whole) == packed_answers(shared)
+        assert not images or packed.ranks_answers(whole) == packed.ranks_answers(shared)
         if dist.is_main():
             folders = [ROOT / f"saved-{name}-{precision}-{number}" for number in range(2)]
             for vlm, state, folder in zip(models, states, folders, strict=True):
@@ -252,24 +252,6 @@ def check_training_a_model_built_in_shares() -> None:
             assert files[0] == files[1]
         whole.close()
         shared.close()
-
-
-def packed_step(engine: TrainEngine, step: int, *, images: bool) -> float:
-    """The loss of a step in which ranks have their images in different micro batches."""
-    batches = [
-        packed.packed_batch(10 * step + 2 * dist.rank() + i, image=images and dist.rank() == i) for i in range(2)
-    ]
-    return engine.step(batches, packed.packed_loss, 4.0 * 7).loss
-
-
-def packed_answers(engine: TrainEngine) -> list[list[Completion]]:
-    """What the model draws, of other lengths on each rank."""
-    engine.module.eval()
-    with engine.unsharded() as module, torch.no_grad():
-        generator = Generator(module.vlm, stop_token_ids=(packed.EOS,), pad_token_id=packed.PAD)
-        drawn = generator.generate(packed.prompts(1 + dist.rank()), Sampling(max_new_tokens=2 + 5 * dist.rank(), n=2))
-    engine.module.train()
-    return drawn
 
 
 def in_shares(precision: str) -> Partitioned:

@@ -226,13 +226,19 @@ def test_settings_of_a_wrong_kind_are_refused_by_their_field(
         import_released(folder, tmp_path / "out")
 
 
-def test_inert_keys_of_older_versions_are_passed_over(spoiled: Callable[..., Path], tmp_path: Path) -> None:
+def test_inert_keys_of_older_versions_are_passed_over(
+    released: Path, spoiled: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = spoiled("vision_config", chunk_size_feed_forward=0, id2label={"0": "a"}, is_native=False, use_head=False)
     config = json.loads((folder / "config.json").read_text())
     config |= {"num_image_token": 4, "image_fold": None, "output_attentions": False}
     config["llm_config"] |= {"typical_p": 1.0, "use_bfloat16": True, "rope_theta": 1e6, "_name_or_path": "/x"}
     (folder / "config.json").write_text(json.dumps(config))
-    load_model(import_released(folder, tmp_path / "out"))
+    found, plain = (
+        load_model(import_released(path, tmp_path / name)).state_dict()
+        for path, name in ((folder, "out"), (released, "plain"))
+    )
+    assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 def test_what_is_changed_in_an_exported_folder_by_its_own_names_counts(released: Path, tmp_path: Path) -> None:

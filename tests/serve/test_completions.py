@@ -224,6 +224,7 @@ def test_a_reader_who_leaves_frees_the_row(serve: Callable[..., Served], stream:
         )
         served.until(lambda health: health["active"] == 1)
     served.until(lambda health: health["active"] == 0, seconds=3)
+    assert served.client.get("/health").json()["active"] == 0, "long before the answer would have ended"
 
 
 def test_a_reader_who_leaves_the_queue_is_not_answered(serve: Callable[..., Served]) -> None:
