@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
-import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
 from sail_train import dist
-from sail_train.data import remote
 from sail_train.data.config import DataConfig
+from sail_train.data.dataset import dataset_size
 from sail_train.data.listing import ShardList, expand, matches, names_hash
 from sail_train.data.mix import Mix, Mixture
 from sail_train.data.quarantine import Budget, Ledger
@@ -219,30 +216,6 @@ def mixture(config: DataConfig, shards: Mapping[str, ShardList]) -> Mixture:
         sizes = {name: config.sources[name].size or dataset_size(name, shards[name]) for name in shards}
         weights = {name: weight * sizes[name] ** (1 / config.temperature) for name, weight in weights.items()}
     return Mixture.of(config, weights)
-
-
-def dataset_size(source: str, shards: ShardList) -> int:
-    """Samples of a source, as the dataset.json beside its shards says; ValueError if none does."""
-    folders = Counter(os.path.dirname(path) for path in shards)
-    total = 0
-    for folder, count in folders.items():
-        path = os.path.join(folder, "dataset.json")
-        try:
-            with open(path, encoding="utf-8") as file:
-                described = json.load(file)
-            samples, listed = int(described["samples"]), int(described["shards"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ValueError(
-                f"source {source!r}: data.temperature needs its size, and {remote.shown(path)} does not tell it "
-                f"({type(error).__name__}); run `sail-train data index`, or give data.sources.{source}.size"
-            ) from None
-        if listed != count:
-            raise ValueError(
-                f"source {source!r}: {path} is of {listed} shards, and {count} are named; give "
-                f"data.sources.{source}.size"
-            )
-        total += samples
-    return total
 
 
 def candidates(

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 
 from sail_train.data.config import DataConfig
-from sail_train.data.interleave import dataset_size
+from sail_train.data.dataset import dataset_size
 from sail_train.data.listing import ShardList
 from sail_train.data.mix import Mixture
 

@@ -13,8 +13,9 @@ import pytest
 
 from sail_train.data import index
 from sail_train.data.config import DataConfig, SourceConfig
+from sail_train.data.dataset import dataset_size
 from sail_train.data.held_out import held_out
-from sail_train.data.interleave import budget_of, candidates, dataset_size, mixture, order_settings, shard_lists
+from sail_train.data.interleave import budget_of, candidates, mixture, order_settings, shard_lists
 from sail_train.data.listing import expand
 from sail_train.data.mix import Mixture
 from sail_train.data.prompts import PromptStream

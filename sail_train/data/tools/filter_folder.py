@@ -7,13 +7,13 @@ one's) -> claim (before the work) -> the shards -> their number and size.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sail_train.data.dataset import DATASET, write_dataset
 from sail_train.data.index import index_path
-from sail_train.data.tools.indexing import DATASET, describe_folder
+from sail_train.data.tools.indexing import describe_folder
 
 FILTER = "filter"
 """Field of dataset.json: of which folder a set was filtered, and by what."""
@@ -88,7 +88,7 @@ def claim(folders: Mapping[Path, Path], conditions: Sequence[str], stale: Sequen
         parent = parents[source]
         kept = {name: value for name, value in parent.items() if name not in (*COUNTS, FILTER)}
         earlier = {"before": parent[FILTER]} if FILTER in parent else {}
-        _write(folders[source], {**kept, FILTER: {**made_by, **earlier}})
+        write_dataset(folders[source], {**kept, FILTER: {**made_by, **earlier}})
 
 
 def _wanted(folders: Mapping[Path, Path], conditions: Sequence[str]) -> dict[Path, dict[str, Any]]:
@@ -125,10 +125,3 @@ def _made_by(found: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(made, dict) or not {"of", "conditions"} <= made.keys():
         return None
     return {"of": made["of"], "conditions": made["conditions"]}
-
-
-def _write(folder: Path, fields: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{DATASET}.{os.getpid()}"
-    aside.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(folder / DATASET)

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from sail_train.config import to_dataclass, to_mapping
+from sail_train.data.dataset import DATASET, write_dataset
 from sail_train.data.index import index_path
 from sail_train.data.tools import LAYOUTS
 from sail_train.data.tools.field_map import MARKS, UNMARKED, FieldMap, load_map, shipped
@@ -24,8 +25,6 @@ from sail_train.data.tools.import_plan import HELD, JOURNAL, ImportOptions, plan
 from sail_train.data.tools.import_span import INDEXES, import_span
 from sail_train.data.tools.import_told import ImportReport, plain, show
 from sail_train.data.tools.jobs import SKIPPED, Summary, add_arguments, over_shards, parse_part
-
-DESCRIPTION = "dataset.json"
 
 
 def import_records(options: ImportOptions) -> ImportReport:
@@ -74,7 +73,7 @@ def _clear(options: ImportOptions) -> None:
     for path in (*named, *imported):
         path.unlink(missing_ok=True)
         Path(index_path(str(path))).unlink(missing_ok=True)
-    for path in (*journal.glob("*.json"), options.output / DESCRIPTION):
+    for path in (*journal.glob("*.json"), options.output / DATASET):
         path.unlink(missing_ok=True)
 
 
@@ -113,9 +112,7 @@ def _report(options: ImportOptions, jobs: list[SpanJob], failed: dict[str, str],
     report.refused.update(line["reason"] for line in refused)
     report.complete = all(entry is not None for _, entry in entries) and not failed
     report.refused_file = _write_refused(options, refused)
-    _write(
-        options.output / "dataset.json", json.dumps(_described(options, report), indent=1, ensure_ascii=False) + "\n"
-    )
+    write_dataset(options.output, _described(options, report))
     return report
 
 

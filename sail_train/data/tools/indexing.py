@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sail_train.data import remote
+from sail_train.data.dataset import DATASET, write_dataset
 from sail_train.data.index import BAD, build_index, last_known, num_usable, read_index, write_index
 from sail_train.data.shard_file import UnreadableShard
 from sail_train.data.tools.jobs import SKIPPED, add_arguments, check_folder, over_shards, parse_part, shards_of, show
-
-DATASET = "dataset.json"
 
 
 def run(arguments: list[str]) -> int:
@@ -102,6 +101,4 @@ def describe_folder(folder: Path) -> None:
     path = folder / DATASET
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     sizes = {"samples": sum(map(len, known)), "bytes": sum(shard.stat().st_size for shard in shards)}
-    aside = path.with_name(f".{DATASET}.{os.getpid()}")
-    aside.write_text(json.dumps({**before, **sizes, "shards": len(shards)}, indent=2, ensure_ascii=False) + "\n")
-    aside.replace(path)
+    write_dataset(folder, {**before, **sizes, "shards": len(shards)})

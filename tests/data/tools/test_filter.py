@@ -12,9 +12,9 @@ import pytest
 
 from sail_train.cli import main
 from sail_train.data.config import SourceConfig
+from sail_train.data.dataset import dataset_size
 from sail_train.data.held_out import held_out
 from sail_train.data.index import add_columns, ensure_index, read_index
-from sail_train.data.interleave import dataset_size
 from sail_train.data.listing import expand
 from sail_train.data.tools.filter import run
 from sail_train.data.tools.measured import language, measure_shard
